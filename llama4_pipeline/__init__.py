@@ -1,0 +1,1 @@
+"""Llama 4 from PyTorch to production ONNX: exported, validated, optimised, quantised, measured."""

@@ -1,0 +1,63 @@
+"""Progress of a long step: a bar in a terminal, log lines with rate and time left elsewhere."""
+
+import logging
+import sys
+import time
+from types import TracebackType
+
+_LOG_EVERY_SECONDS = 10.0
+_BAR_WIDTH = 30
+
+
+class Progress:
+    """Counts units of work and tells how fast they go and when they will be done.
+
+    On a terminal it redraws one line on standard error; elsewhere it logs a line every ten seconds and one at
+    the end, so that the Dagster log shows that a long stage lives.
+
+        with Progress("quantize", total=len(weights), unit="tensors") as progress:
+            for weight in weights:
+                ...
+                progress.advance()
+    """
+
+    def __init__(self, task: str, total: int, unit: str = "steps", logger: logging.Logger | None = None) -> None:
+        self._task, self._total, self._unit = task, total, unit
+        self._logger = logger or logging.getLogger(__name__)
+        self._terminal = sys.stderr.isatty()
+        self._done = 0
+
+    def __enter__(self) -> "Progress":
+        self._start = self._last = time.monotonic()
+        return self
+
+    def advance(self, units: int = 1, note: str = "") -> None:
+        """Adds finished units; `note` is shown behind the figures (a loss, a file name)."""
+        self._done += units
+        now = time.monotonic()
+        if self._terminal:
+            self._draw(now, note)
+        elif now - self._last >= _LOG_EVERY_SECONDS:
+            self._last = now
+            self._logger.info(self._line(now, note))
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._terminal:
+            sys.stderr.write("\n")
+        elif kind is None:
+            self._logger.info(self._line(time.monotonic(), ""))
+
+    def _line(self, now: float, note: str) -> str:
+        elapsed = max(now - self._start, 1e-9)
+        rate = self._done / elapsed
+        left = (self._total - self._done) / rate if rate else float("inf")
+        line = f"{self._task}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {left:,.0f} s left"
+        return f"{line}, {note}" if note else line
+
+    def _draw(self, now: float, note: str) -> None:
+        filled = _BAR_WIDTH * self._done // max(self._total, 1)
+        bar = "#" * filled + "." * (_BAR_WIDTH - filled)
+        sys.stderr.write(f"\r[{bar}] {self._line(now, note)}\x1b[K")
+        sys.stderr.flush()
