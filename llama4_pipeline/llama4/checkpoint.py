@@ -1,0 +1,356 @@
+"""A checkpoint directory: its configuration, its weights, its tokenizer; opened with every check made first."""
+
+import json
+import logging
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
+from llama4_pipeline.llama4.safetensors_file import write_file
+from llama4_pipeline.llama4.weights import (
+    DTYPES,
+    INDEX_FILE,
+    SINGLE_FILE,
+    SafetensorsSource,
+    SyntheticSource,
+    WeightSource,
+    iterate_rows,
+)
+from llama4_pipeline.progress import Progress
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerBase
+
+CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
+SYNTHETIC_FILE = "synthetic_weights.json"
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+# architecture -> (its model_type, where the text configuration stands)
+_ARCHITECTURES = {
+    "Llama4ForCausalLM": ("llama4_text", None),
+    "Llama4ForConditionalGeneration": ("llama4", "text_config"),
+}
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_UNCHUNKED = 2**31 - 1
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A Llama 4 text model on disk.
+
+    Attributes:
+        directory: Where its files lie.
+        text_config: The keys of `Llama4TextConfig` as its config.json has them.
+        architecture: What the configuration describes.
+        weights: Its tensors, read on demand.
+    """
+
+    directory: Path
+    text_config: Mapping[str, Any]
+    architecture: Architecture
+    weights: WeightSource
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Checkpoint":
+        """Opens a local directory, or downloads a Hugging Face repository (from its cache where it is there).
+
+        A directory holds config.json, and model.safetensors or indexed shards, or synthetic_weights.json
+        (`{"seed": 0, "dtype": "bfloat16"}`) for random weights made on demand.
+
+        Args:
+            path: A directory, or ORG/NAME.
+
+        Raises:
+            InputError: No such directory or repository, another architecture, or weights that do not hold.
+        """
+        directory = _local_directory(path)
+        text_config = _read_text_config(directory)
+        try:
+            architecture = Architecture.from_config(text_config)
+        except InputError as error:
+            raise InputError(f"{directory / CONFIG_FILE}: {error}") from error
+        weights = _open_weights(directory, architecture)
+        return cls(directory, text_config, architecture, weights)
+
+    @cached_property
+    def config(self) -> "Llama4TextConfig":
+        """The configuration as transformers knows it; imports transformers.
+
+        Raises:
+            InputError: transformers refuses a value.
+        """
+        from huggingface_hub.errors import StrictDataclassError
+        from transformers import Llama4TextConfig
+
+        try:
+            return Llama4TextConfig(**self.text_config)
+        except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+            raise InputError(f"{self.directory / CONFIG_FILE}: {_one_line(error)}") from error
+
+    def load_model(self, dtype: str = "float32", device: str = "cpu") -> "Llama4ForCausalLM":
+        """Builds the transformers model and fills it tensor by tensor.
+
+        The same model as `Llama4ForCausalLM.from_pretrained` gives, also where the weights are synthetic or are a
+        part of `Llama4ForConditionalGeneration`. One exception: transformers cannot run attention_chunk_size
+        null, so the model gets one chunk longer than any context, which is the same function.
+
+        Args:
+            dtype: "float32", "float16" or "bfloat16", whatever the checkpoint stores.
+            device: A torch device.
+
+        Returns:
+            The model in evaluation mode with eager attention.
+        """
+        import torch
+        from transformers import AutoModelForCausalLM, GenerationConfig
+
+        config = type(self.config)(**self.config.to_dict())
+        if config.attention_chunk_size is None:
+            config.attention_chunk_size = _UNCHUNKED
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=getattr(torch, dtype), attn_implementation="eager"
+            )
+        model.load_state_dict(self._state(getattr(torch, dtype), device), assign=True)
+        model.tie_weights()
+        # The rotary frequencies are no weights: made on the meta device, they are made again where they are used.
+        with torch.device(device):
+            model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
+        if (self.directory / GENERATION_CONFIG_FILE).is_file():
+            model.generation_config = GenerationConfig.from_pretrained(self.directory)
+        return model.eval()
+
+    def load_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """Loads the tokenizer that lies beside the weights; code in the repository is never run.
+
+        Raises:
+            InputError: There is none, or it is broken.
+        """
+        if not any(
+            (self.directory / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")
+        ):
+            raise InputError(
+                f"{self.directory}: no tokenizer.json; copy the tokenizer's files beside config.json"
+            )
+        from transformers import AutoTokenizer
+
+        try:
+            return AutoTokenizer.from_pretrained(self.directory)
+        except Exception as error:  # tokenizers raises bare Exception for a broken file
+            raise InputError(f"{self.directory}: the tokenizer does not load: {_one_line(error)}") from error
+
+    def copy_sidecars(self, out: Path) -> None:
+        """Writes what a graph directory needs beside its graph: config.json, generation_config.json, tokenizer.
+
+        The configuration is the text model's also where the checkpoint is of the multimodal class.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        _write_config(out, self.text_config)
+        for file in (GENERATION_CONFIG_FILE, *TOKENIZER_FILES):
+            if (self.directory / file).is_file():
+                shutil.copyfile(self.directory / file, out / file)
+
+    def _state(self, dtype: "torch.dtype", device: str) -> dict[str, "torch.Tensor"]:
+        """The tensors of the state dictionary, converted piece by piece: beside the model, one piece is in memory."""
+        import torch
+
+        state = {}
+        with Progress(
+            "load weights", total=len(self.weights.names()), unit="tensors", logger=_logger
+        ) as progress:
+            for name in self.weights.names():
+                tensor = torch.empty(self.weights.shape(name), dtype=dtype, device=device)
+                first = 0
+                for piece in iterate_rows(self.weights, name):
+                    bits = torch.from_numpy(piece.view(f"i{piece.itemsize}"))
+                    values = bits.view(getattr(torch, piece.dtype.name))
+                    tensor[first : first + len(piece)] = values
+                    first += len(piece)
+                state[name] = tensor
+                progress.advance()
+        if self.architecture.tie_word_embeddings:
+            state[LM_HEAD] = state[EMBEDDING]
+        return state
+
+
+def write_synthetic_checkpoint(out: Path, config: Mapping[str, Any], seed: int, dtype: str) -> None:
+    """Writes a checkpoint directory whose weights are made on demand: config.json and synthetic_weights.json.
+
+    Args:
+        out: The directory; made when it is not there.
+        config: Keys of `Llama4TextConfig`.
+        seed: Seed of the weights.
+        dtype: "float32", "float16" or "bfloat16".
+
+    Raises:
+        InputError: The configuration or the dtype is not valid.
+    """
+    Architecture.from_config(config)
+    _check_synthetic({"seed": seed, "dtype": dtype}, out)
+    out.mkdir(parents=True, exist_ok=True)
+    _write_config(out, {**config, "dtype": dtype})
+    (out / SYNTHETIC_FILE).write_text(json.dumps({"seed": seed, "dtype": dtype}) + "\n")
+
+
+def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) -> None:
+    """Writes a checkpoint's weights as safetensors shards with an index, its other files beside them.
+
+    Weights pass through in pieces; nothing is converted. A tensor larger than a shard gets one of its own. What fits
+    one shard becomes model.safetensors.
+
+    Args:
+        checkpoint: Any opened checkpoint, synthetic ones included.
+        out: The directory; made when it is not there.
+        shard_bytes: No shard with more than one tensor is larger.
+    """
+    source = checkpoint.weights
+    shards = list(_packed(source, shard_bytes))
+    checkpoint.copy_sidecars(out)
+    total = 0
+    weight_map = {}
+    with Progress("write shards", total=len(source.names()), unit="tensors", logger=_logger) as progress:
+
+        def pieces(name: str) -> Iterator[Any]:
+            yield from iterate_rows(source, name)
+            progress.advance()
+
+        for number, names in enumerate(shards, start=1):
+            file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+            write_file(out / file, {name: (source.dtype(name), source.shape(name)) for name in names}, pieces)
+            weight_map |= dict.fromkeys(names, file)
+            total += sum(_bytes(source, name) for name in names)
+    if len(shards) > 1:
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _local_directory(path: str | Path) -> Path:
+    directory = Path(path)
+    if directory.is_dir():
+        return directory
+    if directory.exists():
+        raise InputError(f"{path} is a file; give the checkpoint's directory")
+    if isinstance(path, str) and _HUB_ID.fullmatch(path):
+        return _download(path)
+    raise InputError(
+        f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME"
+    )
+
+
+def _download(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return Path(
+            snapshot_download(
+                hub_id,
+                allow_patterns=["*.json", "*.safetensors", *TOKENIZER_FILES],
+                ignore_patterns=["*/*"],
+            )
+        )
+    # Every failure of the hub and of the network under it is an OSError or a RuntimeError of httpx.
+    except (OSError, RuntimeError, HFValidationError) as error:
+        raise InputError(
+            f"{hub_id}: no such directory, and the Hugging Face download failed ({_one_line(error)}); "
+            "give a local directory, or log in where the repository is gated"
+        ) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{file}: not JSON ({_one_line(error)})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: not a JSON object")
+    return values
+
+
+def _read_text_config(directory: Path) -> dict[str, Any]:
+    file = directory / CONFIG_FILE
+    if not file.is_file():
+        raise InputError(f"{directory}: no config.json; give the directory of a Hugging Face checkpoint")
+    values = _read_json(file)
+    supported = " and ".join(_ARCHITECTURES)
+    model_type = values.get("model_type")
+    by_type = {kind: name for name, (kind, _) in _ARCHITECTURES.items()}
+    name = (values.get("architectures") or [by_type.get(model_type, f"of model_type {model_type!r}")])[0]
+    if name not in _ARCHITECTURES:
+        raise InputError(f"{file}: architecture {name} is not supported; supported are {supported}")
+    expected_type, section = _ARCHITECTURES[name]
+    if model_type != expected_type:
+        raise InputError(f"{file}: model_type is {model_type!r}, {name} has {expected_type!r}")
+    text = values if section is None else values.get(section)
+    if not isinstance(text, dict):
+        raise InputError(
+            f"{file}: {section} is not a JSON object; it must hold the text model's configuration"
+        )
+    ignored = ("architectures", "model_type", "transformers_version")
+    text = {key: value for key, value in text.items() if key not in ignored}
+    if isinstance(text.get("attn_temperature_tuning"), int):  # published configurations wrote 4 for true
+        text["attn_temperature_tuning"] = bool(text["attn_temperature_tuning"])
+    return text
+
+
+def _open_weights(directory: Path, architecture: Architecture) -> WeightSource:
+    file = directory / SYNTHETIC_FILE
+    if not file.is_file():
+        return SafetensorsSource(directory, architecture)
+    values = _read_json(file)
+    _check_synthetic(values, file)
+    return SyntheticSource(architecture, values["seed"], values["dtype"])
+
+
+def _check_synthetic(values: Mapping[str, Any], where: Path) -> None:
+    if type(values.get("seed")) is not int or values["seed"] < 0:
+        raise InputError(f"{where}: seed is {values.get('seed')!r}, expected an integer from 0")
+    if values.get("dtype") not in DTYPES:
+        raise InputError(f"{where}: dtype is {values.get('dtype')!r}, expected one of {', '.join(DTYPES)}")
+
+
+def _write_config(out: Path, text_config: Mapping[str, Any]) -> None:
+    values = {"architectures": ["Llama4ForCausalLM"], "model_type": "llama4_text", **text_config}
+    (out / CONFIG_FILE).write_text(json.dumps(values, indent=2) + "\n")
+
+
+def _bytes(source: WeightSource, name: str) -> int:
+    size = source.dtype(name).itemsize
+    for length in source.shape(name):
+        size *= length
+    return size
+
+
+def _packed(source: WeightSource, shard_bytes: int) -> Iterator[list[str]]:
+    names: list[str] = []
+    filled = 0
+    for name in source.names():
+        size = _bytes(source, name)
+        if names and filled + size > shard_bytes:
+            yield names
+            names, filled = [], 0
+        names.append(name)
+        filled += size
+    yield names
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__

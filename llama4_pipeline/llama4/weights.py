@@ -1,0 +1,318 @@
+"""Where weights come from: one seam, read tensor by tensor and in pieces of tensors, never a whole model.
+
+A source hands out the tensors of `Architecture.checkpoint_tensors()` under their canonical names, from safetensors
+files or made on demand. Nothing here imports torch; bfloat16 is the dtype of ml_dtypes.
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
+from llama4_pipeline.llama4.safetensors_file import (
+    WEIGHT_DTYPES,
+    StoredTensor,
+    listed,
+    read_header,
+    select_rows,
+)
+
+DTYPES: Mapping[str, np.dtype] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+INDEX_FILE = "model.safetensors.index.json"
+SINGLE_FILE = "model.safetensors"
+_PICKLED = ("*.bin", "*.pt", "*.pth")
+_PIECE_BYTES = 1 << 26
+
+
+class WeightSource(Protocol):
+    """Hands out a model's tensors one at a time; only what was asked for is in memory."""
+
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order of the model."""
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+
+    def dtype(self, name: str) -> np.dtype:
+        """Dtype of a tensor as stored: float32, float16 or ml_dtypes.bfloat16."""
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """A fresh array of the stored dtype: the tensor, or the given rows (step 1) of axis 0."""
+
+
+class SafetensorsSource:
+    """The weights of a checkpoint directory: `model.safetensors`, or shards under an index.
+
+    Index and headers are checked against the architecture when it is made; no weight is read before.
+    """
+
+    def __init__(self, directory: Path, architecture: Architecture) -> None:
+        """Opens a directory.
+
+        Args:
+            directory: Holds the safetensors files. Names of `Llama4ForCausalLM`, or those of the language model
+                inside `Llama4ForConditionalGeneration`; its vision tensors are left alone.
+            architecture: What the tensors must be.
+
+        Raises:
+            InputError: A file is missing, broken or outside the directory, the checkpoint is pickled, or tensors
+                are missing, extra, duplicate, or of another shape or dtype than the architecture's.
+        """
+        self._tensors = _matched(directory, _stored(directory), architecture)
+
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order of the model."""
+        return tuple(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        """Dtype of a tensor as stored."""
+        return self._tensors[name].dtype
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Reads a tensor or rows of it from its file."""
+        return self._tensors[name].read(rows)
+
+
+class SyntheticSource:
+    """Random weights made on demand from a tensor's name and a seed; for speed and size, never for quality.
+
+    Four million normal numbers are drawn once for the seed and kept, scaled, in the dtype asked for. A tensor is laid
+    out in blocks of 2**18 elements; each block is a run of those numbers that begins where a hash of seed, name and
+    block number says. So a piece costs a copy, any piece equals that part of the whole, and two tensors or two experts
+    differ. The numbers repeat, which a measurement of time does not see: kernels do the same work, and the rows of a
+    matrix stay as good as uncorrelated.
+
+    Norm weights are 1 and biases 0. A matrix is scaled by the root of its input width, those that write into the
+    residual stream also by the root of twice the depth, so activations keep their size at any depth.
+    """
+
+    _BLOCK = 1 << 18
+    _DRAWN = 1 << 22
+
+    def __init__(self, architecture: Architecture, seed: int, dtype: str) -> None:
+        """Makes a source.
+
+        Args:
+            architecture: Names and shapes of the tensors.
+            seed: Another seed gives other weights.
+            dtype: "float32", "float16" or "bfloat16".
+        """
+        self._shapes = architecture.checkpoint_tensors()
+        self._depth = len(architecture.layers)
+        self._seed = seed
+        self._dtype = DTYPES[dtype]
+        self._drawn: dict[float, np.ndarray] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order of the model."""
+        return tuple(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype given at the start, for every tensor."""
+        return self._dtype
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Makes a tensor or rows of it."""
+        first, count, shape = select_rows(self._shapes[name], rows)
+        if name.endswith("norm.weight"):
+            return np.ones(shape, self._dtype)
+        if name.endswith(".bias"):
+            return np.zeros(shape, self._dtype)
+        numbers = self._numbers(self._deviation(name))
+        row = math.prod(shape[1:])
+        begin, end = first * row, (first + count) * row
+        out = np.empty(end - begin, self._dtype)
+        position = begin
+        while position < end:
+            block, inside = divmod(position, self._BLOCK)
+            run = min(self._BLOCK - inside, end - position)
+            start = self._block_start(name, block) + inside
+            out[position - begin : position - begin + run] = numbers[start : start + run]
+            position += run
+        return out.reshape(shape)
+
+    def _deviation(self, name: str) -> float:
+        shape = self._shapes[name]
+        if name == EMBEDDING and LM_HEAD in self._shapes:
+            return 1.0
+        width = shape[
+            1
+        ]  # linear [out, in], experts [expert, in, out], and a tied embedding as output projection
+        branch = math.sqrt(2 * self._depth) if "down_proj" in name or "o_proj" in name else 1.0
+        return 1.0 / math.sqrt(width) / branch
+
+    def _numbers(self, deviation: float) -> np.ndarray:
+        if deviation not in self._drawn:
+            generator = np.random.Generator(np.random.SFC64(self._seed))
+            drawn = generator.standard_normal(self._DRAWN, np.float32) * np.float32(deviation)
+            self._drawn[deviation] = np.concatenate([drawn, drawn[: self._BLOCK]]).astype(self._dtype)
+        return self._drawn[deviation]
+
+    def _block_start(self, name: str, block: int) -> int:
+        digest = hashlib.sha256(f"{self._seed}/{name}/{block}".encode()).digest()
+        return int.from_bytes(digest[:8], "little") % self._DRAWN
+
+
+def iterate_rows(source: WeightSource, name: str, piece_bytes: int = _PIECE_BYTES) -> Iterator[np.ndarray]:
+    """Reads a tensor from first row to last in pieces of about `piece_bytes`, at least one row each."""
+    shape = source.shape(name)
+    row_bytes = max(math.prod(shape[1:]) * source.dtype(name).itemsize, 1)
+    step = max(piece_bytes // row_bytes, 1)
+    for first in range(0, shape[0], step):
+        yield source.read(name, slice(first, first + step))
+
+
+def weight_files(directory: Path) -> dict[str, set[str]]:
+    """The safetensors files of a checkpoint directory, each with the names its index puts there.
+
+    The set is empty for a single file without index.
+
+    Raises:
+        InputError: There are none, the checkpoint is pickled, or the index is broken or points out of the directory.
+    """
+    if (directory / SINGLE_FILE).is_file():
+        return {SINGLE_FILE: set()}
+    index = directory / INDEX_FILE
+    if index.is_file():
+        return _indexed_files(index)
+    if found := sorted(file.name for file in directory.glob("*.safetensors")):
+        raise InputError(f"{directory}: {listed(found)} without {INDEX_FILE}; download the index too")
+    if pickled := sorted(file.name for pattern in _PICKLED for file in directory.glob(pattern)):
+        raise InputError(
+            f"{directory}: {listed(pickled)} is pickled, and loading a pickle runs code of whoever wrote it; "
+            "convert the checkpoint to safetensors"
+        )
+    raise InputError(f"{directory}: no weights; expected {SINGLE_FILE} or {INDEX_FILE} with its shards")
+
+
+def canonical_name(name: str) -> str | None:
+    """The name of `Llama4ForCausalLM` for a stored name; None for a tensor of the vision part.
+
+    `Llama4ForConditionalGeneration` has written its language model as `language_model.model.*` and
+    `language_model.lm_head.*`, and as `model.language_model.*` and `lm_head.*`.
+    """
+    if re.match(r"(model\.)?(vision_model|vision_adapter|multi_modal_projector)\.", name):
+        return None
+    if name.startswith("model.language_model."):
+        rest = name.removeprefix("model.language_model.")
+        return rest if rest.startswith(("model.", "lm_head.")) else "model." + rest
+    return name.removeprefix("language_model.")
+
+
+def _indexed_files(index: Path) -> dict[str, set[str]]:
+    try:
+        weight_map: Any = json.loads(index.read_bytes())["weight_map"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{index}: not a safetensors index with a weight_map; download it again") from error
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(
+            f"{index}: its weight_map is not a table of tensor names to files; download it again"
+        )
+    files: dict[str, set[str]] = {}
+    for name, file in weight_map.items():
+        if not isinstance(file, str) or not file.endswith(".safetensors"):
+            raise InputError(f"{index}: {name} is in {file!r}, which is no safetensors file")
+        if "/" in file or "\\" in file or "\0" in file:
+            raise InputError(
+                f"{index}: {name} is in {file!r}, outside the directory; shards lie beside the index"
+            )
+        files.setdefault(file, set()).add(name)
+    if absent := [file for file in files if not (index.parent / file).is_file()]:
+        raise InputError(f"{index.parent}: shard missing: {listed(absent)}; download the checkpoint again")
+    return files
+
+
+def _stored(directory: Path) -> dict[str, StoredTensor]:
+    """Every tensor of the directory under its stored name."""
+    tensors: dict[str, StoredTensor] = {}
+    duplicate, missing, extra = set(), set(), set()
+    for file, expected in weight_files(directory).items():
+        header = read_header(directory / file)
+        duplicate |= tensors.keys() & header.keys()
+        if expected:
+            missing |= expected - header.keys()
+            extra |= header.keys() - expected
+        tensors |= header
+    _refuse(directory, "index and shards differ", missing, extra - duplicate, duplicate)
+    return tensors
+
+
+def _matched(
+    directory: Path, stored: Mapping[str, StoredTensor], architecture: Architecture
+) -> dict[str, StoredTensor]:
+    """The tensors of the architecture under their canonical names, in its order."""
+    found: dict[str, StoredTensor] = {}
+    duplicate = set()
+    for stored_name, tensor in stored.items():
+        name = canonical_name(stored_name)
+        if name is None:
+            continue
+        if name in found:
+            duplicate.add(name)
+        found[name] = tensor
+    expected = architecture.checkpoint_tensors()
+    head = found.pop(LM_HEAD, None) if architecture.tie_word_embeddings else None
+    _refuse(
+        directory,
+        "tensors differ from config.json",
+        expected.keys() - found.keys(),
+        found.keys() - expected.keys(),
+        duplicate,
+    )
+    for name, shape in expected.items():
+        _check_tensor(name, found[name], shape)
+    if head is not None:
+        _check_tied(head, found[EMBEDDING])
+    return {name: found[name] for name in expected}
+
+
+def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+    if tensor.shape != shape:
+        raise InputError(f"{tensor.file}: {name} is {list(tensor.shape)}, config.json makes it {list(shape)}")
+    if tensor.dtype_name not in WEIGHT_DTYPES:
+        raise InputError(
+            f"{tensor.file}: {name} is {tensor.dtype_name}; float32, float16 and bfloat16 are read, "
+            "so take the checkpoint before it was quantized"
+        )
+
+
+def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
+    """A tied checkpoint may repeat the embedding as lm_head.weight; another matrix there contradicts its config."""
+    _check_tensor(LM_HEAD, head, embedding.shape)
+    step = max(_PIECE_BYTES // (embedding.shape[1] * 4), 1)
+    pieces = (slice(first, first + step) for first in range(0, embedding.shape[0], step))
+    if not all(np.array_equal(head.read(rows), embedding.read(rows)) for rows in pieces):
+        raise InputError(
+            f"{head.file}: lm_head.weight differs from the embedding although config.json ties them; "
+            "set tie_word_embeddings to false there"
+        )
+
+
+def _refuse(directory: Path, what: str, missing: set[str], extra: set[str], duplicate: set[str]) -> None:
+    faults = [
+        f"{len(names)} {kind} ({listed(names)})"
+        for kind, names in (("missing", missing), ("extra", extra), ("duplicate", duplicate))
+        if names
+    ]
+    if faults:
+        raise InputError(f"{directory}: {what}: {'; '.join(faults)}")
