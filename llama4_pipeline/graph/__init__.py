@@ -1,0 +1,1 @@
+"""ONNX graph to ONNX graph: export, simplify, fuse, quantise, validate."""

@@ -1,0 +1,203 @@
+"""PyTorch to ONNX: the portable graph, with dynamic axes, KV cache in and out, and streamed weights.
+
+The tracing runs on fake tensors, so the export of a model of any size takes seconds and no memory for weights; these
+flow afterwards from the checkpoint into the external data, tensor by tensor.
+"""
+
+import re
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from optimum.utils import DummyPastKeyValuesGenerator, DummyTextInputGenerator, NormalizedTextConfig
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.external_data import save_graph
+from llama4_pipeline.graph.functions import attach_functions
+from llama4_pipeline.graph.packed_weights import graph_tensor
+from llama4_pipeline.graph.probes import name_probes
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.llama4.exportable import ExportableLlama4
+
+OLDEST_OPSET = 18
+_STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What the export made: the opset, the nodes of the graph by operator, its functions, weights and seconds."""
+
+    opset: int
+    nodes: dict[str, int]
+    functions: tuple[str, ...]
+    parameters: int
+    weight_bytes: int
+    trace_seconds: float
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a manifest."""
+        return asdict(self)
+
+
+def export_graph(
+    checkpoint: Checkpoint, out: Path, *, opset: int = 20, max_context: int, with_weights: bool = True
+) -> ExportReport:
+    """Exports a checkpoint to a portable ONNX directory in float32.
+
+    Args:
+        checkpoint: an opened Llama 4 checkpoint.
+        out: directory for `model.onnx`, its data and the tokenizer's files.
+        opset: of the standard domain, 18 or higher.
+        max_context: tokens (prompt and continuation) that the fused form of this graph will serve.
+        with_weights: False writes the graph alone; its initializers name a data file that is not there.
+
+    Raises:
+        InputError: the opset is too old or unknown to the exporter, or the model has a part that cannot be exported.
+    """
+    start = time.monotonic()
+    _check(checkpoint, opset, max_context)
+    model = _trace(checkpoint, opset)
+    traced = time.monotonic() - start
+    name_probes(model, checkpoint.architecture)
+    functions = attach_functions(model)
+    _make_optional(model, "logits_to_keep", np.array(0, np.int64))
+    model.graph.outputs[0].shape = ir.Shape(["batch", "kept", checkpoint.architecture.vocab_size])
+    model.metadata_props.update({"llama4.form": "portable", "llama4.max_context": str(max_context)})
+    weights = [v for v in model.graph.initializers.values() if _is_parameter(v)]
+    for value in weights:
+        assert value.name is not None
+        if with_weights:
+            value.const_value = graph_tensor(value.name, value.shape.numpy(), checkpoint.weights)
+        else:
+            value.const_value = _absent(value)
+    save_graph(model, out, share_weights=not with_weights)
+    checkpoint.copy_sidecars(out)
+    return ExportReport(
+        opset=model.opset_imports[""],
+        nodes=dict(Counter(node.op_type for node in model.graph).most_common()),
+        functions=functions,
+        parameters=sum(v.const_value.size for v in weights),
+        weight_bytes=sum(v.const_value.nbytes for v in weights),
+        trace_seconds=traced,
+        seconds=time.monotonic() - start,
+    )
+
+
+def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
+    config = checkpoint.config
+    if opset < OLDEST_OPSET:
+        raise InputError(f"opset {opset} is too old: Llama 4 needs opset {OLDEST_OPSET} or higher")
+    if max_context < 1:
+        raise InputError(f"max context {max_context} is not a number of tokens: give 1 or more")
+    if config.hidden_act != "silu":
+        raise InputError(
+            f"hidden_act {config.hidden_act!r} is not exportable: the experts' kernels compute silu only"
+        )
+    rope = config.rope_parameters["rope_type"]
+    if rope not in _STATIC_ROPE:
+        raise InputError(
+            f"rope type {rope!r} changes with the length and cannot be exported: use {_STATIC_ROPE}"
+        )
+
+
+def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
+    architecture = checkpoint.architecture
+    frequencies, scaling = _rope(checkpoint.config)
+    with FakeTensorMode(), torch.no_grad():
+        model = ExportableLlama4(architecture, torch.empty(frequencies.shape), scaling).eval()
+        inputs = _tracing_inputs(checkpoint.config, architecture)
+        program = torch.onnx.export(
+            model,
+            kwargs=inputs,
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=_dynamic_shapes(len(architecture.layers)),
+            input_names=_input_names(len(architecture.layers)),
+            output_names=["logits", *_cache_names("present", len(architecture.layers))],
+            optimize=False,
+            verbose=False,
+        )
+    assert program is not None
+    graph = program.model.graph
+    if "model.inverse_frequencies" in graph.initializers:
+        graph.initializers["model.inverse_frequencies"].const_value = ir.tensor(
+            frequencies.numpy(), name="model.inverse_frequencies"
+        )
+    return program.model
+
+
+def _rope(config: Any) -> tuple[torch.Tensor, float]:
+    """Frequencies float32 [D / 2] and the factor on cosine and sine, by transformers' own code."""
+    from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
+
+    rotary = Llama4TextRotaryEmbedding(config)
+    return rotary.inv_freq.float(), float(rotary.attention_scaling)
+
+
+def _tracing_inputs(
+    config: Any, architecture: Architecture, batch: int = 2, new: int = 3, past: int = 5
+) -> dict:
+    normalized = NormalizedTextConfig.with_args(allow_new=True)(config)
+    size = {"normalized_config": normalized, "batch_size": batch}
+    text = DummyTextInputGenerator("text-generation", sequence_length=new, **size)
+    caches = DummyPastKeyValuesGenerator("text-generation", sequence_length=past, **size)
+    caches.hidden_size = architecture.head_dim * architecture.num_attention_heads
+    shape = (batch, architecture.num_key_value_heads, past, architecture.head_dim)
+    return {
+        "input_ids": text.generate("input_ids", framework="pt"),
+        "attention_mask": torch.ones(batch, past + new, dtype=torch.int64),
+        "position_ids": torch.arange(past, past + new).repeat(batch, 1),
+        "past_key_values": [(torch.zeros(shape), torch.zeros(shape)) for _ in architecture.layers],
+        "logits_to_keep": torch.zeros((), dtype=torch.int64),
+    }
+
+
+def _dynamic_shapes(layers: int) -> dict[str, Any]:
+    cache = {0: "batch", 2: "past_sequence"}
+    return {
+        "input_ids": {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "total_sequence"},
+        "position_ids": {0: "batch", 1: "sequence"},
+        "past_key_values": [(cache, cache) for _ in range(layers)],
+        "logits_to_keep": {},
+    }
+
+
+def _input_names(layers: int) -> list[str]:
+    return [
+        "input_ids",
+        "attention_mask",
+        "position_ids",
+        *_cache_names("past_key_values", layers),
+        "logits_to_keep",
+    ]
+
+
+def _cache_names(prefix: str, layers: int) -> list[str]:
+    return [f"{prefix}.{i}.{kind}" for i in range(layers) for kind in ("key", "value")]
+
+
+def _is_parameter(value: ir.Value) -> bool:
+    name = value.name or ""
+    return bool(re.match(r"(model\.|lm_head\.)", name)) and not name.endswith("inverse_frequencies")
+
+
+def _absent(value: ir.Value) -> ir.ExternalTensor:
+    shape = value.shape
+    assert shape is not None and value.dtype is not None
+    return ir.ExternalTensor("model.onnx.data", None, None, value.dtype, shape=shape, name=value.name or "")
+
+
+def _make_optional(model: ir.Model, name: str, default: np.ndarray) -> None:
+    """An input that may be left out: it is an initializer too (onnx/docs/IR.md, overridable initializers)."""
+    value = next(v for v in model.graph.inputs if v.name == name)
+    value.const_value = ir.tensor(default, name=name)
+    model.graph.initializers[name] = value
