@@ -1,0 +1,47 @@
+# Settings, all optional: make setup PYTHON=python3.12 EXTRAS=gpu,dev TORCH_INDEX=URL
+# Interpreter that makes .venv: the first of these names that is Python 3.11 to 3.13.
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
+	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$name && break; done)
+# cpu or gpu chooses the ONNX Runtime package (never both); dev brings the checks and the tests.
+EXTRAS ?= cpu,dev
+# Further package index searched for torch. Linux wheels of the default index bring CUDA along, several GB;
+# without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
+TORCH_INDEX ?=
+UI_PORT ?= 3000
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check ui clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## Make .venv and install the locked packages
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11, 3.12 or 3.13 found; install one or pass PYTHON=PATH" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
+		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
+	@touch $@
+
+demo: setup ## Run every stage for the model tiny and print the benchmark table
+	$(BIN)/llama4-pipeline run --model tiny
+
+test: setup ## Run the tests
+	$(BIN)/python -m pytest
+
+check: setup ## Check format, lint, types and the Dagster definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	DAGSTER_DISABLE_TELEMETRY=yes $(BIN)/dagster definitions validate -w workspace.yaml
+
+ui: setup ## Serve the Dagster UI on 127.0.0.1 (UI_PORT=3000)
+	DAGSTER_HOME="$(CURDIR)" $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+
+clean: ## Remove .venv and the caches of the checks; artifacts stay
+	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find llama4_pipeline llama4_pipeline_tests -name __pycache__ -type d -prune -exec rm -rf {} +
