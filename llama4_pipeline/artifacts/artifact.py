@@ -1,0 +1,96 @@
+"""A published artifact, and the test whether it still is what was published."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llama4_pipeline.artifacts.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    content_digest,
+    file_sha256,
+    is_unchanged,
+)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published directory and its manifest."""
+
+    directory: Path
+    manifest: Manifest
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that made it."""
+        return self.manifest.recipe.stage
+
+    @property
+    def model(self) -> str:
+        """Name of the model it belongs to."""
+        return self.manifest.recipe.model
+
+    @property
+    def digest(self) -> str:
+        """Digest of its content."""
+        return self.manifest.digest
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the stage reported."""
+        return self.manifest.facts
+
+
+@dataclass(frozen=True)
+class Found:
+    """The answer to "is there an artifact": the artifact, or what is wrong with it, or neither."""
+
+    artifact: Artifact | None = None
+    damage: str | None = None
+
+
+def open_artifact(directory: Path) -> Found:
+    """Reads a directory's manifest and nothing else."""
+    try:
+        text = (directory / MANIFEST).read_bytes()
+    except FileNotFoundError:
+        return Found(damage=f"{MANIFEST} is missing") if directory.exists() else Found()
+    try:
+        return Found(Artifact(directory, Manifest.model_validate_json(text)))
+    except ValidationError:
+        return Found(damage=f"{MANIFEST} cannot be read")
+
+
+def damage_of(artifact: Artifact, hash_all: bool) -> str | None:
+    """What is wrong with an artifact's manifest or files, or None.
+
+    Args:
+        artifact: The one to test.
+        hash_all: Hash every file; otherwise only those whose time of modification changed.
+    """
+    manifest = artifact.manifest
+    if manifest.key != manifest.recipe.key():
+        return f"{MANIFEST}: the key does not fit the recipe"
+    if manifest.digest != content_digest(manifest.files):
+        return f"{MANIFEST}: the digest does not fit the files"
+    for record in manifest.files:
+        path = artifact.directory / record.path
+        if path.is_symlink() or not path.is_file():
+            return f"{record.path} is missing"
+        if path.stat().st_size != record.bytes:
+            return f"{record.path} has {path.stat().st_size:,} bytes instead of {record.bytes:,}"
+        if (hash_all or not is_unchanged(path, record)) and file_sha256(path) != record.sha256:
+            return f"{record.path} has other content than was published"
+    return None
+
+
+def files_by_inode(artifact: Artifact) -> dict[tuple[int, int], FileRecord]:
+    """(device, inode) of each file, to recognise it under another name."""
+    found = {}
+    for record in artifact.manifest.files:
+        stat = (artifact.directory / record.path).stat()
+        found[stat.st_dev, stat.st_ino] = record
+    return found

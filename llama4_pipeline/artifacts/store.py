@@ -1,0 +1,266 @@
+"""The content-addressed store: one directory per artifact, published whole or not at all.
+
+    <root>/<model>/<stage>/<first 16 characters of the key>/    files and manifest.json
+    <root>/<model>/<stage>/latest.json                          the recipe used last: what later stages read
+    <root>/.locks/                                              one file per key, locked while it is built
+
+A directory without a manifest is no artifact, and the manifest is written last. So the same layout works on
+an object store, where uploading the manifest is the commit; only this local form exists today.
+"""
+
+import errno
+import logging
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from llama4_pipeline.artifacts import locks
+from llama4_pipeline.artifacts.artifact import Artifact, Found, damage_of, files_by_inode, open_artifact
+from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, discarded_name, free, remove
+from llama4_pipeline.artifacts.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    content_digest,
+    record_files,
+    sync,
+    write_durably,
+)
+from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.errors import InputError
+
+_logger = logging.getLogger(__name__)
+_LATEST = "latest.json"
+_ALWAYS_HASHED_BELOW = 1 << 30
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+Make = Callable[[Path], Mapping[str, Any]]
+"""Writes the files of an artifact into an empty directory and returns what it has to report."""
+
+
+class Store:
+    """Artifacts below one directory of the local file system. Safe for any number of processes."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+
+    def find(self, recipe: Recipe) -> Found:
+        """Looks for the artifact of a recipe and tests it the cheap way.
+
+        The cheap test: the manifest reads and fits the recipe, every file has its recorded size. A file is
+        hashed again if its time of modification changed, or if the whole artifact is smaller than 1 GiB. So
+        what it cannot see is a large file whose bytes changed behind the file system's back; `verify` sees
+        that too.
+        """
+        found = open_artifact(self._directory(recipe))
+        if found.artifact is None:
+            return found
+        if found.artifact.manifest.recipe != recipe:
+            return Found(damage=f"{MANIFEST}: belongs to another recipe")
+        damage = damage_of(found.artifact, hash_all=found.artifact.manifest.bytes < _ALWAYS_HASHED_BELOW)
+        return Found(damage=damage) if damage else found
+
+    def get_or_make(
+        self,
+        recipe: Recipe,
+        make: Make,
+        inputs: Mapping[str, Recipe] | None = None,
+        anew: bool = False,
+    ) -> tuple[Artifact, bool]:
+        """The artifact of a recipe, the one that is there or a new one; it becomes the latest of its stage.
+
+        Of several callers with one recipe, in any number of processes, one makes it and the others wait and
+        get the same. Neither it nor its inputs can be collected meanwhile.
+
+        Args:
+            recipe: What to make.
+            make: Writes the files into the directory it is given, returns JSON values for `Manifest.facts`.
+            inputs: Recipes of the artifacts that `make` reads.
+            anew: Make it even if it is there; a measurement is repeated so.
+
+        Returns:
+            The artifact, and whether this call made it.
+
+        Raises:
+            InputError: An input is missing or damaged, or the disk is full.
+        """
+
+        def say_waiting() -> None:
+            _logger.info("%s of %s is in use elsewhere; waiting for it", recipe.stage, recipe.model)
+
+        lock = _lock_of(self._directory(recipe), self.root)
+        if not anew:
+            with locks.shared(lock, say_waiting):
+                if artifact := self.find(recipe).artifact:
+                    self._set_latest(recipe)
+                    return artifact, False
+        with ExitStack() as held:
+            held.enter_context(locks.exclusive(lock, say_waiting))
+            artifact = None if anew else self.find(recipe).artifact
+            made = artifact is None
+            if artifact is None:
+                known: dict[tuple[int, int], FileRecord] = {}
+                for name, source in (inputs or {}).items():
+                    held.enter_context(locks.shared(_lock_of(self._directory(source), self.root)))
+                    known |= files_by_inode(self._require(name, source))
+                artifact = self._make(recipe, make, known)
+            self._set_latest(recipe)
+            return artifact, made
+
+    def latest(self, model: str, stage: str) -> Recipe | None:
+        """The recipe that the pipeline used last for a stage, whether or not its artifact still stands.
+
+        Raises:
+            InputError: The record of it is damaged.
+        """
+        pointer = self._shelf(model, stage) / _LATEST
+        try:
+            return Recipe.model_validate_json(pointer.read_bytes())
+        except FileNotFoundError:
+            return None
+        except ValidationError as error:
+            raise InputError(f"{pointer} is damaged: remove it and run {stage} again") from error
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every artifact whose manifest can be read."""
+        for directory in self._directories():
+            if artifact := open_artifact(directory).artifact:
+                yield artifact
+
+    def verify(self) -> dict[Path, str]:
+        """Hashes every file of every artifact; returns the damaged directories, each with what is wrong."""
+        damaged = {}
+        for directory in self._directories():
+            with locks.shared(_lock_of(directory, self.root)):
+                found = open_artifact(directory)
+                if found.artifact:
+                    _logger.info("verifying %s", directory.relative_to(self.root))
+                    found = Found(damage=damage_of(found.artifact, hash_all=True))
+                if found.damage:
+                    damaged[directory] = found.damage
+        return damaged
+
+    def collect_garbage(self) -> Freed:
+        """Removes what no `latest.json` names and nobody holds, and what killed builders left."""
+        freed = Freed(0, 0)
+        for shelf in self._shelves():
+            for entry in sorted(shelf.iterdir()):
+                if entry.name == _LATEST:
+                    continue
+                with locks.exclusive_if_free(_lock_of(entry, self.root)) as ours:
+                    if ours and not self._is_latest(entry):
+                        freed += free(entry)
+        return freed
+
+    def _make(self, recipe: Recipe, make: Make, known: dict[tuple[int, int], FileRecord]) -> Artifact:
+        """Builds in a scratch directory beside the target and publishes with one rename; the lock is held."""
+        target = self._directory(recipe)
+        for prefix in (SCRATCH, DISCARDED):
+            for leftover in target.parent.glob(f"{prefix}{target.name}-*"):
+                remove(leftover)
+        scratch = _scratch_name(target)
+        try:
+            scratch.mkdir(parents=True)
+            start = time.monotonic()
+            facts = make(scratch)
+            manifest = _manifest(recipe, scratch, known, facts, time.monotonic() - start)
+            _publish(scratch, manifest, target)
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise InputError(
+                f"no space left for {recipe.stage} in {self.root}: free some (`llama4-pipeline store gc`) "
+                "or let LLAMA4_PIPELINE_ARTIFACTS name another disk"
+            ) from error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+        return Artifact(target, manifest)
+
+    def _require(self, name: str, recipe: Recipe) -> Artifact:
+        found = self.find(recipe)
+        if found.artifact is None:
+            state = f"is damaged ({found.damage})" if found.damage else "is gone"
+            raise InputError(f"{name} of {recipe.model} {state}: materialise {name} again")
+        return found.artifact
+
+    def _set_latest(self, recipe: Recipe) -> None:
+        """Makes a recipe the one that later stages take their input from; the lock is held."""
+        if self.latest(recipe.model, recipe.stage) == recipe:
+            return
+        directory = self._directory(recipe)
+        scratch = _scratch_name(directory)
+        write_durably(scratch, recipe.model_dump_json(indent=1))
+        scratch.replace(directory.with_name(_LATEST))
+        sync(directory.parent)
+
+    def _is_latest(self, entry: Path) -> bool:
+        latest = self.latest(entry.parent.parent.name, entry.parent.name)
+        return latest is not None and self._directory(latest) == entry
+
+    def _shelves(self) -> Iterator[Path]:
+        for model in sorted(self.root.glob("[!.]*")):
+            yield from sorted(shelf for shelf in model.glob("[!.]*") if shelf.is_dir())
+
+    def _directories(self) -> Iterator[Path]:
+        for shelf in self._shelves():
+            yield from sorted(entry for entry in shelf.glob("[!.]*") if entry.is_dir())
+
+    def _shelf(self, model: str, stage: str) -> Path:
+        checked = Recipe(stage=stage, model=model, code_version="")
+        return self.root / checked.model / checked.stage
+
+    def _directory(self, recipe: Recipe) -> Path:
+        return self._shelf(recipe.model, recipe.stage) / recipe.key()[:16]
+
+
+def _scratch_name(target: Path) -> Path:
+    return target.with_name(f"{SCRATCH}{target.name}-{uuid.uuid4().hex[:8]}")
+
+
+def _lock_of(entry: Path, root: Path) -> Path:
+    """The lock file of an artifact, and of the scratch and discarded entries of the same key."""
+    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).split("-")[0]
+    return root / ".locks" / entry.parent.relative_to(root) / key
+
+
+def _manifest(
+    recipe: Recipe,
+    directory: Path,
+    known: dict[tuple[int, int], FileRecord],
+    facts: Mapping[str, Any],
+    seconds: float,
+) -> Manifest:
+    if (directory / MANIFEST).exists():
+        raise ValueError(f"{recipe.stage} wrote {MANIFEST}, which the store writes")
+    files = record_files(directory, known)
+    return Manifest(
+        recipe=recipe,
+        key=recipe.key(),
+        digest=content_digest(files),
+        files=files,
+        bytes=sum(file.bytes for file in files),
+        seconds=round(seconds, 3),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        facts=dict(facts),
+    )
+
+
+def _publish(scratch: Path, manifest: Manifest, target: Path) -> None:
+    """Makes the files durable, writes the manifest and renames; an old artifact of the same key goes."""
+    for file in manifest.files:
+        sync(scratch / file.path)
+    write_durably(scratch / MANIFEST, manifest.model_dump_json(indent=1))
+    sync(scratch)
+    discarded = discarded_name(target)
+    if target.exists():
+        target.rename(discarded)
+    scratch.rename(target)
+    sync(target.parent)
+    shutil.rmtree(discarded, ignore_errors=True)

@@ -1,0 +1,279 @@
+"""The store with real files: publishing, reuse, damage, concurrency, kill -9, garbage."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from llama4_pipeline.artifacts.artifact import Artifact
+from llama4_pipeline.artifacts.garbage import Freed
+from llama4_pipeline.artifacts.links import link_or_copy
+from llama4_pipeline.artifacts.manifest import FileRecord
+from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.artifacts.store import Make, Store
+from llama4_pipeline.errors import InputError
+
+
+def recipe(stage: str = "exported_graph", **ingredients: Any) -> Recipe:
+    return Recipe(**{"stage": stage, "model": "tiny", "code_version": "1", **ingredients})
+
+
+def writes(text: str, facts: Mapping[str, Any] | None = None) -> Make:
+    def make(out: Path) -> Mapping[str, Any]:
+        (out / "weights").mkdir()
+        (out / "weights" / "a.bin").write_text(text)
+        (out / "model.onnx").write_text("graph")
+        return facts or {}
+
+    return make
+
+
+def never(out: Path) -> Mapping[str, Any]:
+    raise AssertionError("was made again")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
+
+
+def made(store: Store, wanted: Recipe, text: str = "one") -> Artifact:
+    return store.get_or_make(wanted, writes(text))[0]
+
+
+def test_a_second_call_finds_what_the_first_made(store: Store) -> None:
+    first, was_made = store.get_or_make(recipe(), writes("one", {"nodes": 7}))
+    second, made_again = store.get_or_make(recipe(), never)
+    assert (was_made, made_again) == (True, False)
+    assert second == first
+    assert second.facts == {"nodes": 7}
+    assert {file.path for file in second.manifest.files} == {"model.onnx", "weights/a.bin"}
+    assert second.manifest.bytes == len("one") + len("graph")
+    assert store.latest("tiny", "exported_graph") == recipe()
+
+
+def test_the_digest_is_of_the_content_alone(store: Store) -> None:
+    assert made(store, recipe(code_version="1")).digest == made(store, recipe(code_version="2")).digest
+    assert made(store, recipe(code_version="3"), "two").digest != made(store, recipe()).digest
+
+
+def test_a_failed_build_leaves_nothing(store: Store) -> None:
+    def fails(out: Path) -> Mapping[str, Any]:
+        (out / "half").write_text("half")
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        store.get_or_make(recipe(), fails)
+    assert list(store.artifacts()) == []
+    assert list((store.root / "tiny" / "exported_graph").iterdir()) == []
+    assert store.latest("tiny", "exported_graph") is None
+
+
+def test_made_anew_replaces_the_old_one(store: Store) -> None:
+    old = made(store, recipe())
+    new, was_made = store.get_or_make(recipe(), writes("measured later"), anew=True)
+    assert was_made and new.directory == old.directory and new.digest != old.digest
+    assert store.get_or_make(recipe(), never)[0] == new
+    assert [entry.name for entry in new.directory.parent.glob(".*")] == []
+
+
+def _overwrite(artifact: Artifact) -> None:
+    (artifact.directory / "weights" / "a.bin").write_text("eno")
+
+
+def _overwrite_behind_the_clock(artifact: Artifact) -> None:
+    path = artifact.directory / "weights" / "a.bin"
+    before = path.stat()
+    path.write_text("eno")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def _truncate(artifact: Artifact) -> None:
+    (artifact.directory / "model.onnx").write_text("gra")
+
+
+def _lose_a_file(artifact: Artifact) -> None:
+    (artifact.directory / "model.onnx").unlink()
+
+
+def _lose_the_manifest(artifact: Artifact) -> None:
+    (artifact.directory / "manifest.json").unlink()
+
+
+def _garble_the_manifest(artifact: Artifact) -> None:
+    (artifact.directory / "manifest.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (_overwrite, "weights/a.bin has other content than was published"),
+        (_overwrite_behind_the_clock, "weights/a.bin has other content than was published"),
+        (_truncate, "model.onnx has 3 bytes instead of 5"),
+        (_lose_a_file, "model.onnx is missing"),
+        (_lose_the_manifest, "manifest.json is missing"),
+        (_garble_the_manifest, "manifest.json cannot be read"),
+    ],
+)
+def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -> None:
+    artifact = made(store, recipe())
+    assert store.verify() == {}
+    harm(artifact)
+    assert store.find(recipe()).damage == says
+    assert store.verify() == {artifact.directory: says}
+    repaired, was_made = store.get_or_make(recipe(), writes("one"))
+    assert was_made and repaired.digest == artifact.digest
+    assert store.verify() == {}
+
+
+def test_large_files_are_hashed_again_only_if_their_time_changed(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact = made(store, recipe())
+    monkeypatch.setattr("llama4_pipeline.artifacts.store._ALWAYS_HASHED_BELOW", 0)
+    _overwrite_behind_the_clock(artifact)
+    assert store.find(recipe()).artifact == artifact, "documented: only verify sees this"
+    assert store.verify()
+    _overwrite(artifact)
+    assert store.find(recipe()).damage
+
+
+def test_an_input_must_stand(store: Store) -> None:
+    source = recipe("checkpoint")
+    with pytest.raises(InputError, match="checkpoint of tiny is gone: materialise checkpoint again"):
+        store.get_or_make(recipe(), never, {"checkpoint": source})
+    _overwrite(made(store, source))
+    with pytest.raises(InputError, match=r"checkpoint of tiny is damaged \(weights/a.bin has other"):
+        store.get_or_make(recipe(), never, {"checkpoint": source})
+
+
+def test_linked_weights_exist_once_and_are_not_read_twice(store: Store) -> None:
+    source = recipe("exported_graph")
+    exported = made(store, source)
+
+    def link(out: Path) -> Mapping[str, Any]:
+        link_or_copy(exported.directory / "weights", out / "weights")
+        (out / "model.onnx").write_text("simplified")
+        return {}
+
+    simplified, _ = store.get_or_make(recipe("simplified_graph"), link, {"exported_graph": source})
+    names = [artifact.directory / "weights" / "a.bin" for artifact in (exported, simplified)]
+    assert names[0].samefile(names[1])
+    assert store.verify() == {}
+    _overwrite(exported)
+    assert store.find(recipe("simplified_graph")).damage, "the other name shows the damage too"
+
+
+def test_garbage_is_what_is_not_latest(store: Store) -> None:
+    shared = made(store, recipe(code_version="old"), "x" * 1000)
+
+    def link(out: Path) -> Mapping[str, Any]:
+        link_or_copy(shared.directory / "weights", out / "weights")
+        (out / "model.onnx").write_text("new")
+        return {}
+
+    store.get_or_make(recipe(code_version="new"), link)
+    leftover = shared.directory.with_name(".scratch-0123-dead")
+    leftover.mkdir()
+    (leftover / "half").write_text("half")
+    gone = len("graph") + len("half") + (shared.directory / "manifest.json").stat().st_size
+    assert store.collect_garbage() == Freed(artifacts=1, bytes=gone), "the linked weights live on"
+    assert [artifact.manifest.recipe.code_version for artifact in store.artifacts()] == ["new"]
+
+
+def test_names_cannot_leave_the_store(store: Store) -> None:
+    for name in ("../evil", "/etc", "a/b", "", ".hidden", "a\n"):
+        with pytest.raises(ValidationError):
+            recipe(model=name)
+        with pytest.raises(ValidationError):
+            store.latest(name, "exported_graph")
+    for path in ("../evil", "/etc/passwd", "a/../../b", ""):
+        with pytest.raises(ValidationError):
+            FileRecord(path=path, bytes=1, sha256="", modified_ns=0)
+
+    def escapes(out: Path) -> Mapping[str, Any]:
+        (out / "link").symlink_to("/etc/passwd")
+        return {}
+
+    with pytest.raises(ValueError, match="link: an artifact holds plain files only"):
+        store.get_or_make(recipe(), escapes)
+
+
+def test_a_full_disk_is_an_input_error(store: Store) -> None:
+    def full(out: Path) -> Mapping[str, Any]:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(InputError, match=r"no space left for exported_graph in .*store gc"):
+        store.get_or_make(recipe(), full)
+
+
+_BUILDER = """
+import sys, time
+from pathlib import Path
+from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.artifacts.store import Store
+
+def make(out):
+    (out / "half").write_text("half")
+    print("building", flush=True)
+    time.sleep(float(sys.argv[2]))
+    (out / "whole").write_text("whole")
+    return {}
+
+artifact, made = Store(Path(sys.argv[1])).get_or_make(Recipe(stage="s", model="tiny", code_version="1"), make)
+print("made" if made else "reused", flush=True)
+"""
+
+
+def _start_builder(store: Store, seconds: float) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", _BUILDER, str(store.root), str(seconds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_of_two_builders_one_works_and_the_other_waits(store: Store) -> None:
+    builders = [_start_builder(store, 1.0) for _ in range(2)]
+    outputs = sorted(builder.communicate(timeout=60)[0].split() for builder in builders)
+    assert outputs == [["building", "made"], ["reused"]]
+
+
+def test_a_killed_builder_leaves_no_artifact_and_no_lock(store: Store) -> None:
+    builder = _start_builder(store, 60.0)
+    assert builder.stdout is not None and builder.stdout.readline() == "building\n"
+    builder.send_signal(signal.SIGKILL)
+    builder.communicate(timeout=60)
+    assert list(store.artifacts()) == []
+    start = time.monotonic()
+    artifact, was_made = store.get_or_make(Recipe(stage="s", model="tiny", code_version="1"), writes("one"))
+    assert was_made and time.monotonic() - start < 5
+    assert sorted(entry.name for entry in artifact.directory.parent.iterdir()) == sorted(
+        [artifact.directory.name, "latest.json"]
+    )
+
+
+def test_what_is_being_read_is_not_collected(store: Store) -> None:
+    old = recipe("checkpoint", code_version="old")
+    made(store, old)
+    made(store, recipe("checkpoint", code_version="new"))
+
+    def collects(out: Path) -> Mapping[str, Any]:
+        assert store.collect_garbage().artifacts == 0
+        return writes("one")(out)
+
+    store.get_or_make(recipe(), collects, {"checkpoint": old})
+    assert store.collect_garbage().artifacts == 1
+
+
+def test_the_store_needs_no_heavy_library() -> None:
+    program = (
+        "import sys, llama4_pipeline.artifacts.store, llama4_pipeline.artifacts.code_version\n"
+        "print([m for m in ('torch', 'onnx', 'onnxruntime', 'pandas', 'dagster') if m in sys.modules])"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert run.stdout == "[]\n"
