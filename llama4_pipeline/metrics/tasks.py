@@ -1,0 +1,162 @@
+"""Task scores: ROUGE of generated summaries and accuracy of generated classes, by greedy decoding.
+
+An engine that has lost quality shows it here in words, where perplexity shows it in nats.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from rouge_score.rouge_scorer import RougeScorer
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.metrics.perplexity import standard_error
+from llama4_pipeline.runtime.decoder import Decoder
+from llama4_pipeline.runtime.generate import FINISHED, generate, pad_left
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+
+
+@dataclass(frozen=True)
+class Classification:
+    """A prompt whose continuation names one of the choices."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A prompt whose continuation is a summary, and a summary written by a person."""
+
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class Score:
+    """A mean over samples with its standard error."""
+
+    mean: float
+    stderr: float
+    samples: int
+
+    @classmethod
+    def of(cls, samples: Sequence[float]) -> "Score":
+        values = np.asarray(samples, dtype=np.float64)
+        return cls(float(values.mean()), standard_error(values), values.size)
+
+
+def classification_accuracy(
+    decoder: Decoder,
+    tokenizer: "PreTrainedTokenizerBase",
+    samples: Sequence[Classification],
+    *,
+    batch_size: int = 8,
+) -> Score:
+    """Share of samples whose greedy continuation begins with the right choice (letter case and blanks aside).
+
+    The longest choice that the continuation begins with is the prediction; none of them is a wrong answer.
+    """
+    longest = max(
+        len(tokenizer(" " + choice, add_special_tokens=False)["input_ids"])
+        for sample in samples
+        for choice in sample.choices
+    )
+    prompts = [sample.prompt for sample in samples]
+    texts = greedy_continuations(
+        decoder, tokenizer, prompts, max_new_tokens=longest + 2, batch_size=batch_size
+    )
+    return Score.of(
+        [
+            float(predicted_choice(text, sample.choices) == sample.answer)
+            for text, sample in zip(texts, samples, strict=True)
+        ]
+    )
+
+
+def summary_rouge(
+    decoder: Decoder,
+    tokenizer: "PreTrainedTokenizerBase",
+    samples: Sequence[Summary],
+    *,
+    max_new_tokens: int = 48,
+    batch_size: int = 8,
+) -> dict[str, Score]:
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measure (0 to 1, stemmed) of the greedy summaries, by the scorer's names.
+
+    Of a summary only the first line counts where the reference is one line: a title ends at the end of its line.
+    """
+    prompts = [sample.prompt for sample in samples]
+    texts = greedy_continuations(
+        decoder, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
+    )
+    scorer = RougeScorer(_ROUGE, use_stemmer=True)
+    scores = [
+        scorer.score(sample.reference, _comparable(text, sample.reference))
+        for sample, text in zip(samples, texts, strict=True)
+    ]
+    return {name: Score.of([score[name].fmeasure for score in scores]) for name in _ROUGE}
+
+
+def predicted_choice(text: str, choices: Sequence[str]) -> str | None:
+    """The longest of the choices that a generated text begins with, or None."""
+    said = text.strip().casefold()
+    fitting = [choice for choice in choices if said.startswith(choice.strip().casefold())]
+    return max(fitting, key=len, default=None)
+
+
+def greedy_continuations(
+    decoder: Decoder,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int,
+    batch_size: int = 8,
+) -> list[str]:
+    """Continues prompts greedily, in left-padded batches of similar length, up to the end-of-text token.
+
+    Returns:
+        The new text of each prompt, in the order of the prompts.
+
+    Raises:
+        InputError: a prompt and its continuation do not fit the decoder.
+    """
+    encoded: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in prompts]
+    for number, tokens in enumerate(encoded, start=1):
+        if len(tokens) + max_new_tokens > decoder.max_context:
+            raise InputError(
+                f"task prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it does not fit "
+                f"the {decoder.max_context} tokens of {decoder.engine}: shorten it"
+            )
+    stop_tokens = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    continued: list[list[int]] = [[]] * len(prompts)
+    for rows in _batches_of_similar_length(encoded, batch_size):
+        input_ids, attention_mask = pad_left([encoded[row] for row in rows])
+        decoder.reset()
+        steps = generate(
+            decoder, input_ids, attention_mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
+        )
+        for row, new_tokens in zip(rows, np.stack(list(steps), axis=1).tolist(), strict=True):
+            continued[row] = _before_stop(new_tokens, stop_tokens)
+    return tokenizer.batch_decode(continued, skip_special_tokens=True)
+
+
+def _comparable(text: str, reference: str) -> str:
+    return text if "\n" in reference.strip() else text.strip().partition("\n")[0]
+
+
+def _batches_of_similar_length(encoded: Sequence[Sequence[int]], batch_size: int) -> Iterator[list[int]]:
+    by_length = sorted(range(len(encoded)), key=lambda row: len(encoded[row]))
+    for start in range(0, len(by_length), batch_size):
+        yield by_length[start : start + batch_size]
+
+
+def _before_stop(new_tokens: list[int], stop_tokens: Sequence[int]) -> list[int]:
+    ends = (place for place, token in enumerate(new_tokens) if token == FINISHED or token in stop_tokens)
+    return new_tokens[: next(ends, len(new_tokens))]
