@@ -1,0 +1,95 @@
+"""The decode loop, the same for every engine: prefill once, then one token per row and step, streamed."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.decoder import Decoder, GeneratesItself
+from llama4_pipeline.runtime.sampling import GREEDY, Sampler, Sampling
+
+FINISHED = -1
+"""What a row yields after its stop token."""
+
+
+def generate(
+    decoder: Decoder,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray | None = None,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_tokens: Sequence[int] = (),
+    seed: int = 0,
+) -> Iterator[np.ndarray]:
+    """Generates token by token.
+
+    The prompt is appended to what the cache holds, so that a second call is a second turn; call
+    `decoder.reset()` for a new conversation. The last token yielded is not in the cache yet: a second turn's
+    input begins with it.
+
+    Args:
+        decoder: the engine.
+        input_ids: int64 [B, S]; rows of different length are padded on the left (see `pad_left`).
+        attention_mask: int64 [B, S] over `input_ids` only; 0 marks padding, which must be on the left.
+        max_new_tokens: most tokens to yield.
+        sampling: how to choose tokens.
+        stop_tokens: ids that end a row; the stop token itself is yielded.
+        seed: of the draws.
+
+    Yields:
+        int64 [B]: the next token of each row; `FINISHED` for rows that ended before. Ends early once all rows have.
+
+    Raises:
+        InputError: a prompt that ends in padding, or more tokens than the decoder can hold.
+    """
+    if attention_mask is not None:
+        if attention_mask.shape != input_ids.shape:
+            raise InputError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
+        if not attention_mask[:, -1].all():
+            raise InputError("a prompt ends in padding; pad rows on the left")
+    if isinstance(decoder, GeneratesItself):
+        yield from decoder.stream(input_ids, attention_mask, max_new_tokens, sampling, stop_tokens, seed)
+        return
+    sampler = Sampler(sampling, seed)
+    alive = np.ones(len(input_ids), dtype=bool)
+    new_ids, new_mask = input_ids, attention_mask
+    for step in range(max_new_tokens):
+        logits = decoder.forward(new_ids, _over_cache(decoder, new_mask), logits_to_keep=1)
+        tokens = np.where(alive, sampler(logits[:, -1]), FINISHED)
+        yield tokens
+        alive &= ~np.isin(tokens, stop_tokens)
+        if not alive.any() or step == max_new_tokens - 1:
+            return
+        new_ids = np.where(alive, tokens, 0)[:, None]
+        new_mask = alive.astype(np.int64)[:, None]
+
+
+def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Puts prompts of different length into one batch.
+
+    Args:
+        prompts: token ids of each row, none empty.
+
+    Returns:
+        input_ids int64 [B, longest] (0 at padding) and attention_mask int64 [B, longest].
+
+    Raises:
+        InputError: no prompt, or an empty one.
+    """
+    if not prompts or not all(len(prompt) for prompt in prompts):
+        raise InputError("a prompt is empty; each row needs at least one token")
+    longest = max(len(prompt) for prompt in prompts)
+    input_ids = np.zeros((len(prompts), longest), dtype=np.int64)
+    mask = np.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, longest - len(prompt) :] = prompt
+        mask[row, longest - len(prompt) :] = 1
+    return input_ids, mask
+
+
+def _over_cache(decoder: Decoder, new_mask: np.ndarray | None) -> np.ndarray | None:
+    if new_mask is None:
+        return None
+    past = decoder.mask if decoder.mask.size else np.zeros((len(new_mask), 0), dtype=np.int64)
+    return np.concatenate([past, new_mask], axis=1)

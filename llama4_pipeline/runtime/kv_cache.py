@@ -1,0 +1,149 @@
+"""The key-value cache of an ONNX graph, bound through IO binding so that no token is copied through Python.
+
+A fused graph writes into one buffer per layer that is bound as past and as present; a portable graph returns new
+tensors that become the next call's past by rebinding.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import onnxruntime as ort
+
+_FIRST_CAPACITY = 256
+_ALIGNMENT = 64
+
+
+@dataclass(frozen=True)
+class CacheTensor:
+    """One cached tensor: [batch, kv_heads, tokens, head_dim]."""
+
+    past: str
+    present: str
+    kv_heads: int
+    head_dim: int
+    dtype: np.dtype
+
+
+class KeyValueCache(Protocol):
+    """What `OrtDecoder` needs of a cache."""
+
+    def reserve(self, batch: int, tokens: int) -> None:
+        """Makes room for `tokens` tokens in each of `batch` rows; keeps what is cached."""
+
+    def bind(self, binding: ort.IOBinding, row: int | None) -> None:
+        """Binds past and present for the next run: of the whole batch, or of one row."""
+
+    def collect(self, binding: ort.IOBinding) -> None:
+        """Takes over what the run returned; the cached tensors are the last outputs of the binding."""
+
+    def clear(self) -> None:
+        """Empties the cache."""
+
+    def nbytes(self) -> int:
+        """Bytes allocated now."""
+
+
+class SharedBuffers:
+    """One contiguous buffer per tensor, past and present at once: GroupQueryAttention appends in place.
+
+    The buffer doubles when it is full, up to `limit` tokens, so a token is moved at most once on average. Rows of
+    the batch are contiguous, so a row can be bound by itself without a copy.
+    """
+
+    def __init__(self, tensors: list[CacheTensor], device: str, limit: int) -> None:
+        self._tensors = tensors
+        self._device = device
+        self._limit = limit
+        self._buffers: list[ort.OrtValue] = []
+        self._batch = 0
+        self._capacity = 0
+        self._bound: tuple[int, int, int | None] | None = None
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that fit in a row without growing."""
+        return self._capacity
+
+    def reserve(self, batch: int, tokens: int) -> None:
+        if batch == self._batch and tokens <= self._capacity:
+            return
+        kept = self._buffers if batch == self._batch else []
+        capacity = max(tokens, min(max(2 * self._capacity, _FIRST_CAPACITY), self._limit))
+        self._bound = None
+        self._buffers = []
+        for index, tensor in enumerate(self._tensors):
+            buffer = _aligned_zeros((batch, tensor.kv_heads, capacity, tensor.head_dim), tensor.dtype)
+            if kept:
+                buffer[:, :, : self._capacity] = kept[index].numpy()
+            self._buffers.append(ort.OrtValue.ortvalue_from_numpy(buffer, self._device))
+        self._batch, self._capacity = batch, capacity
+
+    def bind(self, binding: ort.IOBinding, row: int | None) -> None:
+        wanted = (self._batch, self._capacity, None if self._batch == 1 else row)
+        if wanted == self._bound:
+            return
+        for tensor, buffer in zip(self._tensors, self._buffers, strict=True):
+            shape = [self._batch, tensor.kv_heads, self._capacity, tensor.head_dim]
+            address = buffer.data_ptr()
+            if wanted[2] is not None:
+                shape[0] = 1
+                address += wanted[2] * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
+            binding.bind_input(tensor.past, self._device, 0, tensor.dtype, shape, address)
+            binding.bind_output(tensor.present, self._device, 0, tensor.dtype, shape, address)
+        self._bound = wanted
+
+    def collect(self, binding: ort.IOBinding) -> None:
+        """Nothing to take: the run wrote into the buffers."""
+
+    def clear(self) -> None:
+        """Nothing to erase: what lies beyond the mask is never read."""
+
+    def nbytes(self) -> int:
+        return sum(
+            self._batch * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
+            for tensor in self._tensors
+        )
+
+
+class ReboundTensors:
+    """Each run returns the grown tensors; they are bound as the next run's past where they lie."""
+
+    def __init__(self, tensors: list[CacheTensor], device: str) -> None:
+        self._tensors = tensors
+        self._device = device
+        self._values: list[Any] = []
+
+    def reserve(self, batch: int, tokens: int) -> None:
+        if self._values:
+            return
+        self._values = [
+            ort.OrtValue.ortvalue_from_numpy(
+                np.zeros((batch, tensor.kv_heads, 0, tensor.head_dim), dtype=tensor.dtype), self._device
+            )
+            for tensor in self._tensors
+        ]
+
+    def bind(self, binding: ort.IOBinding, row: int | None) -> None:
+        if row is not None:
+            raise ValueError("a portable graph takes the whole batch")
+        for tensor, value in zip(self._tensors, self._values, strict=True):
+            binding.bind_ortvalue_input(tensor.past, value)
+            binding.bind_output(tensor.present, self._device)
+
+    def collect(self, binding: ort.IOBinding) -> None:
+        self._values = binding.get_outputs()[-len(self._tensors) :]
+
+    def clear(self) -> None:
+        self._values = []
+
+    def nbytes(self) -> int:
+        return sum(value.tensor_size_in_bytes() for value in self._values)
+
+
+def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros that begin on a cache line; pages that are never written take no memory."""
+    size = int(np.prod(shape)) * dtype.itemsize
+    raw = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
+    return raw[start : start + size].view(dtype).reshape(shape)

@@ -1,0 +1,104 @@
+"""llama.cpp as an engine, through the low-level API of llama-cpp-python: a GGUF file, one sequence per row."""
+
+import ctypes
+from pathlib import Path
+
+import llama_cpp
+import numpy as np
+
+from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
+
+_MAX_ROWS = 8
+_TOKENS_PER_CALL = 512
+
+
+class LlamaCppDecoder:
+    """Runs a GGUF file; implements `Decoder`. Padding tokens are not fed at all.
+
+    Args:
+        gguf: the file.
+        threads: of prefill and decode; 0 leaves llama.cpp's choice.
+        max_context: tokens of one row.
+
+    Raises:
+        InputError: the file does not open.
+    """
+
+    engine = "llama.cpp"
+
+    def __init__(self, gguf: Path, threads: int = 0, max_context: int = 4096) -> None:
+        if not gguf.is_file():
+            raise InputError(f"{gguf} is not a file; llama.cpp runs a GGUF file")
+        llama_cpp.llama_backend_init()
+        self._model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), llama_cpp.llama_model_default_params())
+        if not self._model:
+            raise InputError(f"{gguf}: llama.cpp cannot load this file")
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = max_context * _MAX_ROWS
+        parameters.n_seq_max = _MAX_ROWS
+        parameters.n_batch = parameters.n_ubatch = _TOKENS_PER_CALL
+        if threads:
+            parameters.n_threads = parameters.n_threads_batch = threads
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise InputError(f"{gguf}: llama.cpp cannot make a context of {parameters.n_ctx} tokens; ask for fewer")
+        self.max_context = max_context
+        self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        self.mask = EMPTY_MASK
+
+    def reset(self) -> None:
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        self.mask = EMPTY_MASK
+
+    def forward(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, logits_to_keep: int = 0
+    ) -> np.ndarray:
+        if len(input_ids) > _MAX_ROWS:
+            raise InputError(f"{len(input_ids)} rows do not fit: this engine holds {_MAX_ROWS}; use a smaller batch")
+        mask = extend_mask(
+            self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
+        )
+        batch, new = input_ids.shape
+        kept = min(logits_to_keep, new) if logits_to_keep else new
+        positions = position_ids(mask, new)
+        rows, columns = np.nonzero(mask[:, -new:])
+        logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
+        for start in range(0, len(rows), _TOKENS_PER_CALL):
+            part = slice(start, start + _TOKENS_PER_CALL)
+            self._decode(input_ids, positions, rows[part], columns[part], logits)
+        self.mask = mask
+        return logits
+
+    def cache_bytes(self) -> int:
+        return int(llama_cpp.llama_state_get_size(self._context))
+
+    def providers(self) -> dict[str, int]:
+        return {"llama.cpp": 0}
+
+    def close(self) -> None:
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+    def _decode(
+        self, input_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray, columns: np.ndarray, logits: np.ndarray
+    ) -> None:
+        """Feeds the tokens at (rows, columns) and writes what `logits` [B, kept, vocab] keeps of theirs."""
+        first_kept = input_ids.shape[1] - logits.shape[1]
+        batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
+        try:
+            batch.n_tokens = len(rows)
+            for index, (row, column) in enumerate(zip(rows, columns, strict=True)):
+                batch.token[index] = int(input_ids[row, column])
+                batch.pos[index] = int(positions[row, column])
+                batch.n_seq_id[index] = 1
+                batch.seq_id[index][0] = int(row)
+                batch.logits[index] = bool(column >= first_kept)
+            if llama_cpp.llama_decode(self._context, batch):
+                raise CheckFailed("llama.cpp could not decode: its cache is full")
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        for index in np.flatnonzero(columns >= first_kept):
+            pointer = llama_cpp.llama_get_logits_ith(self._context, int(index))
+            values = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,))
+            logits[rows[index], columns[index] - first_kept] = values

@@ -1,0 +1,238 @@
+"""ONNX Runtime as an engine: a graph directory, portable or fused, float or quantized."""
+
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
+from llama4_pipeline.runtime.ort_version import require_onnxruntime
+
+require_onnxruntime()
+
+import onnxruntime as ort  # noqa: E402  after the check, so that an old version gives our message
+
+from llama4_pipeline.runtime.kv_cache import (  # noqa: E402
+    CacheTensor,
+    KeyValueCache,
+    ReboundTensors,
+    SharedBuffers,
+)
+
+logger = logging.getLogger(__name__)
+
+MAX_CONTEXT_KEY = "llama4.max_context"
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+
+
+class OrtDecoder:
+    """Runs `model.onnx` of a graph directory; implements `Decoder`.
+
+    Args:
+        graph: the directory.
+        threads: of one operator; 0 lets ONNX Runtime take one per physical core.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: no graph there, inputs that are not a decoder's, or a device that this ONNX Runtime lacks.
+    """
+
+    engine = "onnxruntime"
+
+    def __init__(self, graph: Path, threads: int = 0, device: str = "cpu") -> None:
+        start = time.perf_counter()
+        self._session = open_session(graph, threads, device)
+        self.load_seconds = time.perf_counter() - start
+        self._device = device
+        self._operators, self._providers = _assignment(self._session)
+        if device != "cpu":
+            _require_single_provider(self._session, _PROVIDERS[device])
+        self._inputs = {value.name for value in self._session.get_inputs()}
+        self._inputs |= {value.name for value in self._session.get_overridable_initializers()}
+        self._fused = self._operators["com.microsoft.GroupQueryAttention"] > 0
+        tensors = _cache_tensors(self._session, graph)
+        logits = self._session.get_outputs()[0]
+        if logits.name != "logits" or not isinstance(logits.shape[2], int):
+            raise InputError(f"{graph}: the first output is not logits [batch, sequence, vocabulary]; export it again")
+        self.vocab_size: int = logits.shape[2]
+        self._logits_dtype = _DTYPES[logits.type]
+        limit = self._session.get_modelmeta().custom_metadata_map.get(MAX_CONTEXT_KEY)
+        self.max_context = int(limit) if limit else UNLIMITED
+        self._cache: KeyValueCache = (
+            SharedBuffers(tensors, device, self.max_context) if self._fused else ReboundTensors(tensors, device)
+        )
+        self._binding = self._session.io_binding()
+        self.mask = EMPTY_MASK
+        logger.info("%s: %d nodes on %s, loaded in %.2f s", graph, sum(self._providers.values()), device, self.load_seconds)
+
+    def reset(self) -> None:
+        self._cache.clear()
+        self.mask = EMPTY_MASK
+
+    def forward(
+        self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, logits_to_keep: int = 0
+    ) -> np.ndarray:
+        mask = extend_mask(
+            self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
+        )
+        batch, new = input_ids.shape
+        self._cache.reserve(batch, mask.shape[1])
+        kept = min(logits_to_keep, new) if logits_to_keep else new
+        if self._fused and new == 1 and mask.shape[1] > 1:
+            # A padding token is written behind the row's tokens, where the row's next token overwrites it.
+            seen = mask.copy()
+            seen[:, -1] = 1
+            logits = self._run(input_ids, seen, kept)
+        elif self._fused and _needs_runs(mask, new):
+            logits = self._run_by_row(input_ids, mask, kept)
+        else:
+            logits = self._run(input_ids, mask, kept)
+        self.mask = mask
+        return logits
+
+    def cache_bytes(self) -> int:
+        return self._cache.nbytes()
+
+    def providers(self) -> dict[str, int]:
+        return dict(self._providers)
+
+    def close(self) -> None:
+        del self._binding, self._cache, self._session
+
+    def _run(self, input_ids: np.ndarray, mask: np.ndarray, kept: int, row: int | None = None) -> np.ndarray:
+        """One run of the session; returns float32 [B, kept, vocab]."""
+        batch, new = input_ids.shape
+        width = kept if "logits_to_keep" in self._inputs else new
+        logits = np.empty((batch, width, self.vocab_size), dtype=self._logits_dtype)
+        feeds = {
+            "input_ids": input_ids.astype(np.int64, copy=False),
+            "attention_mask": mask,
+            "position_ids": position_ids(mask, new),
+            "logits_to_keep": np.array(kept, dtype=np.int64),
+        }
+        for name in self._inputs & feeds.keys():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+        self._binding.bind_output("logits", "cpu", 0, self._logits_dtype, logits.shape, logits.ctypes.data)
+        self._cache.bind(self._binding, row)
+        self._session.run_with_iobinding(self._binding)
+        self._cache.collect(self._binding)
+        return logits[:, width - kept :].astype(np.float32, copy=False)
+
+    def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
+        """Feeds each row's unbroken runs of real tokens by themselves.
+
+        GroupQueryAttention takes the number of cached tokens from the mask's sum, which holds only where every new
+        token is real, and on the CPU it takes several new tokens behind a cache for one row only. Cutting the mask
+        behind a run keeps the place of its tokens in the whole context, so the result is exact.
+        """
+        batch, new = input_ids.shape
+        past = mask.shape[1] - new
+        logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
+        for row in range(batch):
+            for begin, end in _runs(mask[row, past:]):
+                wanted = max(end - max(begin, new - kept), 1)
+                part = self._run(
+                    input_ids[row : row + 1, begin:end], mask[row : row + 1, : past + end], wanted, row
+                )
+                place = end - (new - kept)
+                if place > 0:
+                    logits[row, place - wanted : place] = part[0]
+        return logits
+
+
+def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
+    """Opens `model.onnx` of a graph directory with the options that decoding wants.
+
+    Args:
+        graph: the directory.
+        threads: of one operator; 0 lets ONNX Runtime take one per physical core.
+        device: "cpu" or "cuda".
+
+    Returns:
+        An `onnxruntime.InferenceSession`.
+
+    Raises:
+        InputError: no graph there, or a device that this ONNX Runtime lacks.
+    """
+    model = graph / "model.onnx"
+    if not model.is_file():
+        raise InputError(f"{model} does not exist; give a directory that `llama4-pipeline export` wrote")
+    if device not in _PROVIDERS:
+        raise InputError(f"device {device!r} is unknown; use one of {', '.join(_PROVIDERS)}")
+    provider = _PROVIDERS[device]
+    if provider not in ort.get_available_providers():
+        raise InputError(f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]")
+    session = ort.InferenceSession(str(model), _session_options(threads), providers=[provider])
+    if provider not in session.get_providers():
+        raise InputError(f"ONNX Runtime could not start {provider}; check the driver and the CUDA libraries")
+    return session
+
+
+def _session_options(threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    # The mask grows with every token, so no memory plan is ever used twice; each would be kept for good.
+    options.enable_mem_pattern = False
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
+
+
+def _assignment(session: Any) -> tuple[Counter[str], Counter[str]]:
+    """Counts nodes by operator and by the provider that runs them."""
+    operators: Counter[str] = Counter()
+    providers: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        nodes = part.get_nodes()
+        providers[part.ep_name] += len(nodes)
+        operators.update(f"{node.domain}.{node.op_type}" for node in nodes)
+    return operators, providers
+
+
+def _require_single_provider(session: Any, provider: str) -> None:
+    elsewhere: Counter[str] = Counter()
+    for part in session.get_provider_graph_assignment_info():
+        if part.ep_name != provider:
+            elsewhere.update(f"{node.op_type} on {part.ep_name}" for node in part.get_nodes())
+    if elsewhere:
+        listed = ", ".join(f"{count} {what}" for what, count in elsewhere.most_common(5))
+        raise InputError(f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; use a graph made for it")
+
+
+def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
+    tensors = []
+    for value in session.get_inputs():
+        if not value.name.startswith("past_key_values."):
+            continue
+        if value.type not in _DTYPES or len(value.shape) != 4:
+            raise InputError(f"{graph}: {value.name} is {value.type} {value.shape}; expected float [batch, heads, past, dim]")
+        heads, head_dim = value.shape[1], value.shape[3]
+        if not isinstance(heads, int) or not isinstance(head_dim, int):
+            raise InputError(f"{graph}: {value.name} has no fixed heads and head size; export it again")
+        present = value.name.replace("past_key_values.", "present.")
+        tensors.append(CacheTensor(value.name, present, heads, head_dim, _DTYPES[value.type]))
+    if not tensors:
+        raise InputError(f"{graph}: the graph has no key-value cache inputs; export it with its cache")
+    return tensors
+
+
+def _needs_runs(mask: np.ndarray, new: int) -> bool:
+    """Whether a fused graph cannot take this input in one run (see `_run_by_row`)."""
+    batch, total = mask.shape
+    if total == new:
+        holes = np.diff(mask, axis=1, prepend=0, append=0) > 0
+        return bool((holes.sum(axis=1) > 1).any())
+    return batch > 1 or not mask[:, -new:].all()
+
+
+def _runs(real: np.ndarray) -> list[tuple[int, int]]:
+    """Begin and end of each unbroken run of ones in int64 [S]."""
+    edges = np.flatnonzero(np.diff(real, prepend=0, append=0))
+    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
