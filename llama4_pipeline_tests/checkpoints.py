@@ -28,9 +28,33 @@ PECULIAR_CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "pad_token_id": 0,
 }
-_WORDS = (
-    "the of and to in is that for it as with on be at by this not or from but all can has more one".split()
-)
+_WORDS = [
+    "the",
+    "of",
+    "and",
+    "to",
+    "in",
+    "is",
+    "that",
+    "for",
+    "it",
+    "as",
+    "with",
+    "on",
+    "be",
+    "at",
+    "by",
+    "this",
+    "not",
+    "or",
+    "from",
+    "but",
+    "all",
+    "can",
+    "has",
+    "more",
+    "one",
+]
 
 
 def write_random_checkpoint(
@@ -38,8 +62,9 @@ def write_random_checkpoint(
 ) -> Path:
     """Writes a `Llama4ForCausalLM` with every peculiarity at small scale, and a word tokenizer.
 
-    Four layers: MoE (4 experts and a shared one), dense, MoE, MoE; the last is a NoPE layer with temperature tuning
-    that steps every 8 tokens; the others attend in chunks of 16. Four heads of 16 over two KV heads, hidden 48.
+    Four layers: MoE (4 experts and a shared one), dense, MoE, MoE; the last is a NoPE layer with
+    temperature tuning that steps every 8 tokens; the others attend in chunks of 16. Four heads of 16 over
+    two KV heads, hidden 48.
 
     Args:
         out: The directory to write.
@@ -59,7 +84,7 @@ def write_random_checkpoint(
         torch.manual_seed(seed)
         model = Llama4ForCausalLM(config)
         for name, parameter in model.named_parameters():
-            if name.endswith("norm.weight") or name.endswith(".bias"):  # not all ones, not all zeros
+            if name.endswith(("norm.weight", ".bias")):  # not all ones, not all zeros
                 parameter.data += 0.2 * torch.randn_like(parameter)
     model.to(getattr(torch, dtype)).save_pretrained(out, max_shard_size=max_shard_size)
     write_word_tokenizer(out, config.vocab_size)

@@ -9,39 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.text_config import TextConfig
 
 EMBEDDING = "model.embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
-
-# The defaults of transformers.Llama4TextConfig for the keys that shape the model.
-DEFAULTS: Mapping[str, Any] = {
-    "vocab_size": 202048,
-    "hidden_size": 5120,
-    "intermediate_size": 8192,
-    "intermediate_size_mlp": 16384,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 40,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-    "tie_word_embeddings": False,
-    "num_experts_per_tok": 1,
-    "num_local_experts": 16,
-    "moe_layers": None,
-    "interleave_moe_layer_step": 1,
-    "use_qk_norm": True,
-    "no_rope_layers": None,
-    "no_rope_layer_interval": 4,
-    "attention_chunk_size": 8192,
-    "layer_types": None,
-    "attn_temperature_tuning": True,
-    "floor_scale": 8192,
-    "attn_scale": 0.1,
-    "attention_bias": False,
-}
 
 
 @dataclass(frozen=True)
@@ -95,14 +66,30 @@ class Architecture:
         """Reads a text configuration.
 
         Args:
-            config: A `transformers.Llama4TextConfig`, or a mapping of its keys; absent keys take its defaults.
+            config: A `transformers.Llama4TextConfig`, or a mapping of its keys; absent keys take its
+                defaults.
 
         Raises:
-            InputError: A value has the wrong type or range, or describes something Llama 4 is not. The message
-                names the key.
+            InputError: A value has the wrong type or range, or describes something Llama 4 is not. The
+                message names the key.
         """
-        values = {**DEFAULTS, **(config if isinstance(config, Mapping) else config.to_dict())}
-        return _Reader(values).architecture()
+        values = TextConfig(config if isinstance(config, Mapping) else config.to_dict())
+        layers = _layers(values)
+        return cls(
+            vocab_size=values.positive("vocab_size"),
+            hidden_size=values.positive("hidden_size"),
+            num_attention_heads=values.positive("num_attention_heads"),
+            num_key_value_heads=values.key_value_heads(),
+            head_dim=values.head_dim(rotates=any(layer.uses_rope for layer in layers)),
+            experts_per_token=values.experts_per_token(any(layer.is_moe for layer in layers)),
+            rms_norm_eps=values.number("rms_norm_eps"),
+            attention_bias=values.flag("attention_bias"),
+            tie_word_embeddings=values.flag("tie_word_embeddings"),
+            floor_scale=values.positive("floor_scale"),
+            attn_scale=values.number("attn_scale"),
+            max_position_embeddings=values.positive("max_position_embeddings"),
+            layers=layers,
+        )
 
     def checkpoint_tensors(self) -> dict[str, tuple[int, ...]]:
         """Names and shapes of the tensors of `Llama4ForCausalLM`'s checkpoint, in the order of the model.
@@ -193,135 +180,22 @@ class Architecture:
         return tensors
 
 
-class _Reader:
-    """Reads a configuration key by key; every complaint names the key and what was expected."""
-
-    def __init__(self, values: Mapping[str, Any]) -> None:
-        self._values = values
-
-    def architecture(self) -> Architecture:
-        hidden_size = self._positive("hidden_size")
-        heads = self._positive("num_attention_heads")
-        kv_heads = self._positive("num_key_value_heads", when_null=heads)
-        head_dim = self._positive("head_dim", when_null=hidden_size // heads)
-        if heads % kv_heads:
-            raise _bad("num_key_value_heads", kv_heads, f"a divisor of num_attention_heads ({heads})")
-        if self._values["hidden_act"] != "silu":
-            raise _bad("hidden_act", self._values["hidden_act"], "'silu', the activation of Llama 4")
-        layers = self._layers()
-        if head_dim % 2 and any(layer.uses_rope for layer in layers):
-            raise _bad("head_dim", head_dim, "an even number, since rotary embedding turns pairs")
-        experts_per_token = self._positive("num_experts_per_tok")
-        if any(layer.is_moe and layer.experts < experts_per_token for layer in layers):
-            raise _bad("num_experts_per_tok", experts_per_token, "at most num_local_experts")
-        return Architecture(
-            vocab_size=self._positive("vocab_size"),
-            hidden_size=hidden_size,
-            num_attention_heads=heads,
-            num_key_value_heads=kv_heads,
-            head_dim=head_dim,
-            experts_per_token=experts_per_token,
-            rms_norm_eps=self._number("rms_norm_eps"),
-            attention_bias=self._flag("attention_bias"),
-            tie_word_embeddings=self._flag("tie_word_embeddings"),
-            floor_scale=self._positive("floor_scale"),
-            attn_scale=self._number("attn_scale"),
-            max_position_embeddings=self._positive("max_position_embeddings"),
-            layers=layers,
+def _layers(values: TextConfig) -> tuple[Layer, ...]:
+    values.check_activation()
+    rope, chunked, moe = values.rope_layers(), values.chunked_layers(), values.moe_layers()
+    qk_norm, tuning = values.flag("use_qk_norm"), values.flag("attn_temperature_tuning")
+    chunk_size = values.chunk_size()
+    return tuple(
+        Layer(
+            index=index,
+            uses_rope=uses_rope,
+            qk_norm=qk_norm and uses_rope,
+            temperature_tuning=tuning and not uses_rope,
+            chunk_size=chunk_size if chunked[index] else None,
+            experts=values.positive("num_local_experts") if index in moe else 0,
+            intermediate_size=values.positive(
+                "intermediate_size" if index in moe else "intermediate_size_mlp"
+            ),
         )
-
-    def _layers(self) -> tuple[Layer, ...]:
-        count = self._positive("num_hidden_layers")
-        rope = self._rope(count)
-        chunked = self._chunked(rope)
-        moe = self._moe(count)
-        qk_norm = self._flag("use_qk_norm")
-        tuning = self._flag("attn_temperature_tuning")
-        chunk_size = None
-        if self._values["attention_chunk_size"] is not None:
-            chunk_size = self._positive("attention_chunk_size")
-        experts = self._positive("num_local_experts") if moe else 0
-        return tuple(
-            Layer(
-                index=index,
-                uses_rope=rope[index],
-                qk_norm=qk_norm and rope[index],
-                temperature_tuning=tuning and not rope[index],
-                chunk_size=chunk_size if chunked[index] else None,
-                experts=experts if index in moe else 0,
-                intermediate_size=self._positive(
-                    "intermediate_size" if index in moe else "intermediate_size_mlp"
-                ),
-            )
-            for index in range(count)
-        )
-
-    def _rope(self, count: int) -> list[bool]:
-        given = self._values["no_rope_layers"]
-        if not given:  # None and [] both mean the interval
-            interval = self._positive("no_rope_layer_interval")
-            return [(index + 1) % interval != 0 for index in range(count)]
-        if (
-            not isinstance(given, (list, tuple))
-            or len(given) < count
-            or any(use not in (0, 1) for use in given)
-        ):
-            raise _bad("no_rope_layers", given, f"{count} values, 1 for a RoPE layer and 0 for a NoPE layer")
-        return [bool(use) for use in given]
-
-    def _chunked(self, rope: list[bool]) -> list[bool]:
-        given = self._values["layer_types"]
-        if given is None:
-            return rope
-        kinds = ("chunked_attention", "full_attention")
-        if (
-            not isinstance(given, (list, tuple))
-            or len(given) < len(rope)
-            or any(kind not in kinds for kind in given)
-        ):
-            raise _bad("layer_types", given, f"{len(rope)} of 'chunked_attention' and 'full_attention'")
-        return [kind == "chunked_attention" for kind in given]
-
-    def _moe(self, count: int) -> frozenset[int]:
-        given = self._values["moe_layers"]
-        if given is None:
-            step = self._positive("interleave_moe_layer_step")
-            return frozenset(range(step - 1, count, step))
-        if not isinstance(given, (list, tuple)) or any(not _is_int(index) for index in given):
-            raise _bad("moe_layers", given, "a list of layer numbers ([] for a dense model)")
-        return frozenset(index for index in given if 0 <= index < count)
-
-    def _positive(self, key: str, when_null: int | None = None) -> int:
-        value = self._values[key]
-        if value is None and when_null is not None:
-            return when_null
-        if not _is_int(value) or value < 1:
-            raise _bad(key, value, "a positive integer")
-        return value
-
-    def _number(self, key: str) -> float:
-        value = self._values[key]
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, (int, float))
-            or not math.isfinite(value)
-            or value < 0
-        ):
-            raise _bad(key, value, "a number that is not negative")
-        return float(value)
-
-    def _flag(self, key: str) -> bool:
-        value = self._values[key]
-        if not isinstance(value, (bool, int)):  # some published configurations write 4 for true
-            raise _bad(key, value, "true or false")
-        return bool(value)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _bad(key: str, value: object, expected: str) -> InputError:
-    shown = repr(value)
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    return InputError(f"config key {key} is {shown}, expected {expected}")
+        for index, uses_rope in enumerate(rope)
+    )

@@ -1,8 +1,7 @@
-"""A checkpoint directory: its configuration, its weights, its tokenizer; opened with every check made first."""
+"""A checkpoint directory: configuration, weights, tokenizer; opened with every check made first."""
 
 import json
 import logging
-import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,13 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
+from llama4_pipeline.llama4.checkpoint_directory import (
+    CONFIG_FILE,
+    TOKENIZER_FILES,
+    local_directory,
+    one_line,
+    read_json,
+    read_text_config,
+)
 from llama4_pipeline.llama4.safetensors_file import write_file
+from llama4_pipeline.llama4.synthetic import DTYPES, SyntheticSource
 from llama4_pipeline.llama4.weights import (
-    DTYPES,
     INDEX_FILE,
     SINGLE_FILE,
     SafetensorsSource,
-    SyntheticSource,
     WeightSource,
     iterate_rows,
 )
@@ -28,26 +34,8 @@ if TYPE_CHECKING:
     import torch
     from transformers import Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerBase
 
-CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 SYNTHETIC_FILE = "synthetic_weights.json"
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-)
-# architecture -> (its model_type, where the text configuration stands)
-_ARCHITECTURES = {
-    "Llama4ForCausalLM": ("llama4_text", None),
-    "Llama4ForConditionalGeneration": ("llama4", "text_config"),
-}
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _UNCHUNKED = 2**31 - 1
 _logger = logging.getLogger(__name__)
 
@@ -81,8 +69,8 @@ class Checkpoint:
         Raises:
             InputError: No such directory or repository, another architecture, or weights that do not hold.
         """
-        directory = _local_directory(path)
-        text_config = _read_text_config(directory)
+        directory = local_directory(path)
+        text_config = read_text_config(directory)
         try:
             architecture = Architecture.from_config(text_config)
         except InputError as error:
@@ -103,14 +91,15 @@ class Checkpoint:
         try:
             return Llama4TextConfig(**self.text_config)
         except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
-            raise InputError(f"{self.directory / CONFIG_FILE}: {_one_line(error)}") from error
+            raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
 
     def load_model(self, dtype: str = "float32", device: str = "cpu") -> "Llama4ForCausalLM":
         """Builds the transformers model and fills it tensor by tensor.
 
-        The same model as `Llama4ForCausalLM.from_pretrained` gives, also where the weights are synthetic or are a
-        part of `Llama4ForConditionalGeneration`. One exception: transformers cannot run attention_chunk_size
-        null, so the model gets one chunk longer than any context, which is the same function.
+        The same model as `Llama4ForCausalLM.from_pretrained` gives, also where the weights are synthetic or
+        are a part of `Llama4ForConditionalGeneration`. One exception: transformers cannot run
+        attention_chunk_size null, so the model gets one chunk longer than any context, which is the same
+        function.
 
         Args:
             dtype: "float32", "float16" or "bfloat16", whatever the checkpoint stores.
@@ -131,7 +120,7 @@ class Checkpoint:
             )
         model.load_state_dict(self._state(getattr(torch, dtype), device), assign=True)
         model.tie_weights()
-        # The rotary frequencies are no weights: made on the meta device, they are made again where they are used.
+        # Rotary frequencies are no weights and stayed on the meta device: made again where they are used.
         with torch.device(device):
             model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
         if (self.directory / GENERATION_CONFIG_FILE).is_file():
@@ -155,10 +144,10 @@ class Checkpoint:
         try:
             return AutoTokenizer.from_pretrained(self.directory)
         except Exception as error:  # tokenizers raises bare Exception for a broken file
-            raise InputError(f"{self.directory}: the tokenizer does not load: {_one_line(error)}") from error
+            raise InputError(f"{self.directory}: the tokenizer does not load: {one_line(error)}") from error
 
     def copy_sidecars(self, out: Path) -> None:
-        """Writes what a graph directory needs beside its graph: config.json, generation_config.json, tokenizer.
+        """Writes what stands beside a graph: config.json, generation_config.json, tokenizer files.
 
         The configuration is the text model's also where the checkpoint is of the multimodal class.
         """
@@ -169,7 +158,7 @@ class Checkpoint:
                 shutil.copyfile(self.directory / file, out / file)
 
     def _state(self, dtype: "torch.dtype", device: str) -> dict[str, "torch.Tensor"]:
-        """The tensors of the state dictionary, converted piece by piece: beside the model, one piece is in memory."""
+        """The state dictionary, converted piece by piece: beside the model, one piece is in memory."""
         import torch
 
         state = {}
@@ -213,8 +202,8 @@ def write_synthetic_checkpoint(out: Path, config: Mapping[str, Any], seed: int, 
 def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) -> None:
     """Writes a checkpoint's weights as safetensors shards with an index, its other files beside them.
 
-    Weights pass through in pieces; nothing is converted. A tensor larger than a shard gets one of its own. What fits
-    one shard becomes model.safetensors.
+    Weights pass through in pieces; nothing is converted. A tensor larger than a shard gets one of its own.
+    What fits one shard becomes model.safetensors.
 
     Args:
         checkpoint: Any opened checkpoint, synthetic ones included.
@@ -225,7 +214,7 @@ def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) 
     shards = list(_packed(source, shard_bytes))
     checkpoint.copy_sidecars(out)
     total = 0
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     with Progress("write shards", total=len(source.names()), unit="tensors", logger=_logger) as progress:
 
         def pieces(name: str) -> Iterator[Any]:
@@ -242,80 +231,11 @@ def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) 
         (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _local_directory(path: str | Path) -> Path:
-    directory = Path(path)
-    if directory.is_dir():
-        return directory
-    if directory.exists():
-        raise InputError(f"{path} is a file; give the checkpoint's directory")
-    if isinstance(path, str) and _HUB_ID.fullmatch(path):
-        return _download(path)
-    raise InputError(
-        f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME"
-    )
-
-
-def _download(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        return Path(
-            snapshot_download(
-                hub_id,
-                allow_patterns=["*.json", "*.safetensors", *TOKENIZER_FILES],
-                ignore_patterns=["*/*"],
-            )
-        )
-    # Every failure of the hub and of the network under it is an OSError or a RuntimeError of httpx.
-    except (OSError, RuntimeError, HFValidationError) as error:
-        raise InputError(
-            f"{hub_id}: no such directory, and the Hugging Face download failed ({_one_line(error)}); "
-            "give a local directory, or log in where the repository is gated"
-        ) from error
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(file.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{file}: not JSON ({_one_line(error)})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: not a JSON object")
-    return values
-
-
-def _read_text_config(directory: Path) -> dict[str, Any]:
-    file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise InputError(f"{directory}: no config.json; give the directory of a Hugging Face checkpoint")
-    values = _read_json(file)
-    supported = " and ".join(_ARCHITECTURES)
-    model_type = values.get("model_type")
-    by_type = {kind: name for name, (kind, _) in _ARCHITECTURES.items()}
-    name = (values.get("architectures") or [by_type.get(model_type, f"of model_type {model_type!r}")])[0]
-    if name not in _ARCHITECTURES:
-        raise InputError(f"{file}: architecture {name} is not supported; supported are {supported}")
-    expected_type, section = _ARCHITECTURES[name]
-    if model_type != expected_type:
-        raise InputError(f"{file}: model_type is {model_type!r}, {name} has {expected_type!r}")
-    text = values if section is None else values.get(section)
-    if not isinstance(text, dict):
-        raise InputError(
-            f"{file}: {section} is not a JSON object; it must hold the text model's configuration"
-        )
-    ignored = ("architectures", "model_type", "transformers_version")
-    text = {key: value for key, value in text.items() if key not in ignored}
-    if isinstance(text.get("attn_temperature_tuning"), int):  # published configurations wrote 4 for true
-        text["attn_temperature_tuning"] = bool(text["attn_temperature_tuning"])
-    return text
-
-
 def _open_weights(directory: Path, architecture: Architecture) -> WeightSource:
     file = directory / SYNTHETIC_FILE
     if not file.is_file():
         return SafetensorsSource(directory, architecture)
-    values = _read_json(file)
+    values = read_json(file)
     _check_synthetic(values, file)
     return SyntheticSource(architecture, values["seed"], values["dtype"])
 
@@ -350,7 +270,3 @@ def _packed(source: WeightSource, shard_bytes: int) -> Iterator[list[str]]:
         names.append(name)
         filled += size
     yield names
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__

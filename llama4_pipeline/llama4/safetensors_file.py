@@ -1,6 +1,7 @@
 """One safetensors file: its header checked before anything is read, its tensors read and written in pieces.
 
-The library reads whole tensors and not every dtype through numpy; a stack of experts may be larger than memory.
+The library reads whole tensors and not every dtype through numpy; a stack of experts may be larger than
+memory.
 """
 
 import json
@@ -22,8 +23,8 @@ WEIGHT_DTYPES: Mapping[str, np.dtype] = {
 }
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
-    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
-    "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
+    "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32,
+    "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 _LENGTH_BYTES = 8
 _LONGEST_HEADER = 100_000_000
@@ -49,7 +50,7 @@ class StoredTensor:
 
     @property
     def dtype(self) -> np.dtype:
-        """The numpy dtype of a weight. Raises KeyError for a dtype that is not float32, float16 or bfloat16."""
+        """The numpy dtype of a weight; KeyError where it is not float32, float16 or bfloat16."""
         return WEIGHT_DTYPES[self.dtype_name]
 
     def read(self, rows: slice | None = None) -> np.ndarray:
@@ -88,7 +89,8 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """Reads and checks the header of a safetensors file.
 
     Every dtype is known, every shape fills its bytes, the tensors lie one after the other without gap or
-    overlap, and the file ends where the last one ends. (A hole could hide data; a short file is a broken download.)
+    overlap, and the file ends where the last one ends. (A hole could hide data; a short file is a broken
+    download.)
 
     Raises:
         InputError: The file is no safetensors file, is truncated, or its header does not hold.

@@ -1,10 +1,9 @@
 """Where weights come from: one seam, read tensor by tensor and in pieces of tensors, never a whole model.
 
-A source hands out the tensors of `Architecture.checkpoint_tensors()` under their canonical names, from safetensors
-files or made on demand. Nothing here imports torch; bfloat16 is the dtype of ml_dtypes.
+A source hands out the tensors of `Architecture.checkpoint_tensors()` under their canonical names, from
+safetensors files or made on demand. Nothing here imports torch; bfloat16 is the dtype of ml_dtypes.
 """
 
-import hashlib
 import json
 import math
 import re
@@ -12,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 
 from llama4_pipeline.errors import InputError
@@ -22,14 +20,8 @@ from llama4_pipeline.llama4.safetensors_file import (
     StoredTensor,
     listed,
     read_header,
-    select_rows,
 )
 
-DTYPES: Mapping[str, np.dtype] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
 INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
@@ -62,13 +54,13 @@ class SafetensorsSource:
         """Opens a directory.
 
         Args:
-            directory: Holds the safetensors files. Names of `Llama4ForCausalLM`, or those of the language model
-                inside `Llama4ForConditionalGeneration`; its vision tensors are left alone.
+            directory: Holds the safetensors files. Names of `Llama4ForCausalLM`, or those of the language
+                model inside `Llama4ForConditionalGeneration`; its vision tensors are left alone.
             architecture: What the tensors must be.
 
         Raises:
-            InputError: A file is missing, broken or outside the directory, the checkpoint is pickled, or tensors
-                are missing, extra, duplicate, or of another shape or dtype than the architecture's.
+            InputError: A file is missing, broken or outside the directory, the checkpoint is pickled, or
+                tensors are missing, extra, duplicate, or of another shape or dtype than the architecture's.
         """
         self._tensors = _matched(directory, _stored(directory), architecture)
 
@@ -89,90 +81,6 @@ class SafetensorsSource:
         return self._tensors[name].read(rows)
 
 
-class SyntheticSource:
-    """Random weights made on demand from a tensor's name and a seed; for speed and size, never for quality.
-
-    Four million normal numbers are drawn once for the seed and kept, scaled, in the dtype asked for. A tensor is laid
-    out in blocks of 2**18 elements; each block is a run of those numbers that begins where a hash of seed, name and
-    block number says. So a piece costs a copy, any piece equals that part of the whole, and two tensors or two experts
-    differ. The numbers repeat, which a measurement of time does not see: kernels do the same work, and the rows of a
-    matrix stay as good as uncorrelated.
-
-    Norm weights are 1 and biases 0. A matrix is scaled by the root of its input width, those that write into the
-    residual stream also by the root of twice the depth, so activations keep their size at any depth.
-    """
-
-    _BLOCK = 1 << 18
-    _DRAWN = 1 << 22
-
-    def __init__(self, architecture: Architecture, seed: int, dtype: str) -> None:
-        """Makes a source.
-
-        Args:
-            architecture: Names and shapes of the tensors.
-            seed: Another seed gives other weights.
-            dtype: "float32", "float16" or "bfloat16".
-        """
-        self._shapes = architecture.checkpoint_tensors()
-        self._depth = len(architecture.layers)
-        self._seed = seed
-        self._dtype = DTYPES[dtype]
-        self._drawn: dict[float, np.ndarray] = {}
-
-    def names(self) -> tuple[str, ...]:
-        """Canonical names in the order of the model."""
-        return tuple(self._shapes)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor."""
-        return self._shapes[name]
-
-    def dtype(self, name: str) -> np.dtype:
-        """The dtype given at the start, for every tensor."""
-        return self._dtype
-
-    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """Makes a tensor or rows of it."""
-        first, count, shape = select_rows(self._shapes[name], rows)
-        if name.endswith("norm.weight"):
-            return np.ones(shape, self._dtype)
-        if name.endswith(".bias"):
-            return np.zeros(shape, self._dtype)
-        numbers = self._numbers(self._deviation(name))
-        row = math.prod(shape[1:])
-        begin, end = first * row, (first + count) * row
-        out = np.empty(end - begin, self._dtype)
-        position = begin
-        while position < end:
-            block, inside = divmod(position, self._BLOCK)
-            run = min(self._BLOCK - inside, end - position)
-            start = self._block_start(name, block) + inside
-            out[position - begin : position - begin + run] = numbers[start : start + run]
-            position += run
-        return out.reshape(shape)
-
-    def _deviation(self, name: str) -> float:
-        shape = self._shapes[name]
-        if name == EMBEDDING and LM_HEAD in self._shapes:
-            return 1.0
-        width = shape[
-            1
-        ]  # linear [out, in], experts [expert, in, out], and a tied embedding as output projection
-        branch = math.sqrt(2 * self._depth) if "down_proj" in name or "o_proj" in name else 1.0
-        return 1.0 / math.sqrt(width) / branch
-
-    def _numbers(self, deviation: float) -> np.ndarray:
-        if deviation not in self._drawn:
-            generator = np.random.Generator(np.random.SFC64(self._seed))
-            drawn = generator.standard_normal(self._DRAWN, np.float32) * np.float32(deviation)
-            self._drawn[deviation] = np.concatenate([drawn, drawn[: self._BLOCK]]).astype(self._dtype)
-        return self._drawn[deviation]
-
-    def _block_start(self, name: str, block: int) -> int:
-        digest = hashlib.sha256(f"{self._seed}/{name}/{block}".encode()).digest()
-        return int.from_bytes(digest[:8], "little") % self._DRAWN
-
-
 def iterate_rows(source: WeightSource, name: str, piece_bytes: int = _PIECE_BYTES) -> Iterator[np.ndarray]:
     """Reads a tensor from first row to last in pieces of about `piece_bytes`, at least one row each."""
     shape = source.shape(name)
@@ -188,7 +96,8 @@ def weight_files(directory: Path) -> dict[str, set[str]]:
     The set is empty for a single file without index.
 
     Raises:
-        InputError: There are none, the checkpoint is pickled, or the index is broken or points out of the directory.
+        InputError: There are none, the checkpoint is pickled, or the index is broken or points out of the
+            directory.
     """
     if (directory / SINGLE_FILE).is_file():
         return {SINGLE_FILE: set()}
@@ -297,7 +206,7 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> No
 
 
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
-    """A tied checkpoint may repeat the embedding as lm_head.weight; another matrix there contradicts its config."""
+    """A tied checkpoint may repeat the embedding as lm_head.weight; another matrix contradicts its config."""
     _check_tensor(LM_HEAD, head, embedding.shape)
     step = max(_PIECE_BYTES // (embedding.shape[1] * 4), 1)
     pieces = (slice(first, first + step) for first in range(0, embedding.shape[0], step))

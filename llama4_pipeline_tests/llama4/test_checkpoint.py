@@ -1,16 +1,20 @@
 """Opening and loading checkpoints, against what transformers loads; bad input, by its message."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Llama4Config, Llama4ForCausalLM, Llama4ForConditionalGeneration, Llama4TextConfig
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
 
@@ -69,3 +73,205 @@ def test_load_model_equals_from_pretrained(
         assert torch.equal(logits(model), logits(expected))
         if overrides.get("tie_word_embeddings"):
             assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize("newer_names", [False, True])
+def test_the_text_part_of_the_multimodal_class(tmp_path: Path, newer_names: bool) -> None:
+    vision = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "image_size": 28,
+        "vision_output_dim": 32,
+        "projector_input_dim": 32,
+        "projector_output_dim": 32,
+    }
+    config = Llama4Config(text_config=Llama4TextConfig(**PECULIAR_CONFIG).to_dict(), vision_config=vision)
+    whole = Llama4ForConditionalGeneration(config).eval()
+    whole.save_pretrained(tmp_path)
+    if newer_names:
+        renamed = {
+            name.replace("language_model.model.", "model.language_model.").replace(
+                "language_model.lm", "lm"
+            ): tensor
+            for name, tensor in load_file(tmp_path / "model.safetensors").items()
+        }
+        assert "model.language_model.norm.weight" in renamed
+        save_file(renamed, tmp_path / "model.safetensors")
+    checkpoint = Checkpoint.open(tmp_path)
+    model = checkpoint.load_model()
+    with torch.no_grad():
+        expected = whole(TOKENS).logits
+    torch.testing.assert_close(logits(model), expected)
+
+    checkpoint.copy_sidecars(tmp_path / "graph")
+    config = Llama4TextConfig.from_pretrained(tmp_path / "graph")
+    assert config.to_dict()["num_local_experts"] == 4
+    assert Architecture.from_config(config) == checkpoint.architecture
+    assert json.loads((tmp_path / "graph" / "config.json").read_text())["architectures"] == [
+        "Llama4ForCausalLM"
+    ]
+
+
+def test_a_null_chunk_size_attends_to_everything(tmp_path: Path) -> None:
+    write_random_checkpoint(tmp_path, attention_chunk_size=None)
+    checkpoint = Checkpoint.open(tmp_path)
+    model = checkpoint.load_model()
+    assert checkpoint.config.attention_chunk_size is None
+    full = write_random_checkpoint(tmp_path / "full", layer_types=["full_attention"] * 4)
+    assert torch.equal(logits(model), logits(Checkpoint.open(full).load_model()))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_synthetic_checkpoint_and_its_shards_are_the_same_model(tmp_path: Path, dtype: str) -> None:
+    write_synthetic_checkpoint(tmp_path / "synthetic", PECULIAR_CONFIG, seed=5, dtype=dtype)
+    synthetic = Checkpoint.open(tmp_path / "synthetic")
+    write_shards(synthetic, tmp_path / "shards", shard_bytes=100_000)
+    write_shards(synthetic, tmp_path / "one")
+    assert len(list((tmp_path / "shards").glob("*.safetensors"))) > 1
+    assert (tmp_path / "one" / "model.safetensors").is_file()
+    expected = logits(synthetic.load_model())
+    assert expected.std() > 0.1
+    for directory in ("shards", "one"):
+        assert torch.equal(logits(Checkpoint.open(tmp_path / directory).load_model()), expected)
+        theirs = Llama4ForCausalLM.from_pretrained(
+            tmp_path / directory, dtype=torch.float32, attn_implementation="eager"
+        )
+        assert torch.equal(logits(theirs), expected)
+
+
+def test_sidecars_of_a_text_checkpoint(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    checkpoint = Checkpoint.open(str(tiny_random_checkpoint))
+    checkpoint.copy_sidecars(tmp_path)
+    expected = Llama4TextConfig.from_pretrained(tiny_random_checkpoint)
+    assert Llama4TextConfig.from_pretrained(tmp_path).to_dict() == expected.to_dict()
+    copied = {file.name for file in tmp_path.iterdir()}
+    assert copied == {"config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
+    assert checkpoint.load_tokenizer()("the of and")["input_ids"] == [4, 5, 6]
+
+
+def test_opening_imports_no_torch(tiny_random_checkpoint: Path) -> None:
+    code = (
+        "import sys; from llama4_pipeline.llama4.checkpoint import Checkpoint; "
+        f"Checkpoint.open({str(tiny_random_checkpoint)!r}); "
+        "print('torch' in sys.modules or 'transformers' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "False"
+
+
+def refused(path: Path | str, message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        Checkpoint.open(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.fixture
+def directory(tiny_random_checkpoint: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_random_checkpoint, tmp_path / "checkpoint"))
+
+
+def edit_config(directory: Path, **values: Any) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | values))
+
+
+def test_paths_that_hold_no_checkpoint_are_refused(directory: Path) -> None:
+    refused(directory / "absent", "no such directory; give a checkpoint's directory or a Hugging Face id")
+    refused(directory / "config.json", "is a file; give the checkpoint's directory")
+    (directory / "config.json").unlink()
+    refused(directory, "no config.json")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\x00"])
+def test_a_broken_config_is_refused(directory: Path, text: str) -> None:
+    (directory / "config.json").write_text(text)
+    refused(directory, "config.json: not")
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [
+        ({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}, "architecture LlamaForCausalLM"),
+        ({"architectures": None, "model_type": "llama"}, "architecture of model_type 'llama'"),
+        ({"architectures": "Llama4ForCausalLM", "model_type": ["x"]}, "architecture of model_type"),
+    ],
+)
+def test_another_architecture_is_named(directory: Path, values: dict[str, Any], named: str) -> None:
+    edit_config(directory, **values)
+    refused(directory, f"{named}.* is not supported; supported are Llama4ForCausalLM and Llama4ForCond")
+
+
+def test_a_config_that_contradicts_itself_is_refused(directory: Path) -> None:
+    edit_config(directory, architectures=["Llama4ForConditionalGeneration"])
+    refused(directory, "model_type is 'llama4_text', Llama4ForConditionalGeneration has 'llama4'")
+    edit_config(directory, model_type="llama4")
+    refused(directory, "text_config is not a JSON object")
+
+
+def test_a_wrong_value_names_file_and_key(directory: Path) -> None:
+    edit_config(directory, hidden_size="wide")
+    refused(directory, "config.json: config key hidden_size is 'wide', expected a positive integer")
+
+
+def test_a_value_that_only_transformers_reads_is_refused(directory: Path) -> None:
+    edit_config(directory, initializer_range="wide")
+    with pytest.raises(InputError, match=r"config.json: .*initializer_range"):
+        _ = Checkpoint.open(directory).config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"seed": -1, "dtype": "float32"}, "seed is -1"),
+        ({"seed": 1, "dtype": "int8"}, "dtype is 'int8'"),
+        ({}, "seed"),
+    ],
+)
+def test_a_wrong_synthetic_description_is_refused(
+    directory: Path, values: dict[str, Any], message: str
+) -> None:
+    (directory / "synthetic_weights.json").write_text(json.dumps(values))
+    refused(directory, message)
+
+
+def test_a_missing_or_broken_tokenizer_is_refused(directory: Path) -> None:
+    (directory / "tokenizer.json").write_text("{}")
+    with pytest.raises(InputError, match="the tokenizer does not load"):
+        Checkpoint.open(directory).load_tokenizer()
+    (directory / "tokenizer.json").unlink()
+    with pytest.raises(InputError, match=r"no tokenizer\.json"):
+        Checkpoint.open(directory).load_tokenizer()
+
+
+def test_a_hub_id_out_of_reach_is_refused(tmp_path: Path) -> None:
+    code = (
+        "from llama4_pipeline.errors import InputError\n"
+        "from llama4_pipeline.llama4.checkpoint import Checkpoint\n"
+        "try: Checkpoint.open('nobody/no-such-model')\n"
+        "except InputError as error: print(error)"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.startswith("nobody/no-such-model: no such directory, and the Hugging Face download")
+    assert result.stdout.count("\n") == 1
+
+
+def test_a_hub_id_in_the_cache_is_opened(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    commit = "0" * 40
+    shutil.copytree(tiny_random_checkpoint, repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    code = (
+        "from llama4_pipeline.llama4.checkpoint import Checkpoint; "
+        "print(Checkpoint.open('someone/tiny').architecture.hidden_size)"
+    )
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout == "48\n"
