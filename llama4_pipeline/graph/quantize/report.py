@@ -1,0 +1,62 @@
+"""What a quantisation did, tensor by tensor."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One quantised weight.
+
+    Attributes:
+        name: of the float initializer.
+        operators: what computes with it now.
+        method: that chose the codes.
+        bits: of a code.
+        block_size: inputs that share a scale.
+        symmetric: without zero points.
+        bytes_before: of the float weight.
+        bytes_after: of codes, scales and zero points.
+        relative_error: |W - W'| / |W| (Frobenius), for each expert.
+        fallbacks: experts that another method quantised, with the reason.
+    """
+
+    name: str
+    operators: tuple[str, ...]
+    method: str
+    bits: int
+    block_size: int
+    symmetric: bool
+    bytes_before: int
+    bytes_after: int
+    relative_error: tuple[float, ...]
+    fallbacks: dict[int, str]
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """A whole graph.
+
+    Attributes:
+        precision: "int8" or "int4".
+        method: as asked for.
+        accuracy_level: of the operators: 4 = activations rounded to int8 by block, 0 = float activations.
+        tensors: the quantised weights, in the order of the graph.
+        stayed_float: initializers left in float, with the reason.
+        bytes_before: of all initializers before.
+        bytes_after: of all initializers after.
+        seconds: wall time.
+    """
+
+    precision: str
+    method: str
+    accuracy_level: int
+    tensors: tuple[TensorReport, ...]
+    stayed_float: dict[str, str]
+    bytes_before: int
+    bytes_after: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)

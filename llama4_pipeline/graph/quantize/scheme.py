@@ -1,0 +1,108 @@
+"""What a quantised weight is: codes, scales, zero points, and the layout in which the operators read them.
+
+MatMulNBits, QMoE and GatherBlockQuantized of ONNX Runtime (1.32, tried in the tests) share one convention:
+`weight = (code - zero_point) * scale`, one scale and zero point for each run of `block_size` inputs of a row; 4-bit
+codes lie two to a byte, the first in the low half; without zero points the zero point is 2^(bits-1).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How the numbers of one weight are stored.
+
+    Attributes:
+        bits: 4 or 8.
+        block_size: inputs that share a scale; a power of two from 16.
+        symmetric: no zero points are stored.
+        scale_dtype: float32 or float16; codes are chosen for the scales as stored.
+    """
+
+    bits: int
+    block_size: int
+    symmetric: bool
+    scale_dtype: Literal["float32", "float16"] = "float32"
+
+    @property
+    def top(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def middle(self) -> int:
+        """The zero point of a symmetric scheme."""
+        return 1 << (self.bits - 1)
+
+    def blocks(self, inputs: int) -> int:
+        """Blocks in a row of so many inputs; the last may be partial."""
+        return -(-inputs // self.block_size)
+
+    def nbytes(self, rows: int, inputs: int) -> int:
+        """Bytes of codes, scales and zero points of a [rows, inputs] matrix."""
+        blocks = self.blocks(inputs)
+        zeros = 0 if self.symmetric else -(-blocks * self.bits // 8)
+        row = blocks * (self.block_size * self.bits // 8 + np.dtype(self.scale_dtype).itemsize) + zeros
+        return rows * row
+
+    def fit(self, *inputs: int) -> "Scheme | None":
+        """This scheme with the largest block, at most its own, that divides all widths; None if 16 does not."""
+        for block in (size for size in (256, 128, 64, 32, 16) if size <= self.block_size):
+            if all(width % block == 0 for width in inputs):
+                return replace(self, block_size=block)
+        return None
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """A quantised matrix of N rows and K inputs, in B = ceil(K / block_size) blocks.
+
+    Attributes:
+        codes: uint8 [N, B, block_size], unpacked; what lies behind K holds the zero point.
+        scales: [N, B] of the scheme's scale dtype.
+        zero_points: uint8 [N, B], or None for a symmetric scheme.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None
+
+
+def to_blocks(weight: np.ndarray, block_size: int) -> np.ndarray:
+    """[N, K] as [N, B, block_size], zeros behind K; a view where K is a multiple of the block."""
+    rows, inputs = weight.shape
+    short = -inputs % block_size
+    if short:
+        weight = np.pad(weight, ((0, 0), (0, short)))
+    return weight.reshape(rows, -1, block_size)
+
+
+def dequantize(quantised: Quantised, scheme: Scheme, inputs: int) -> np.ndarray:
+    """The float32 [N, K] matrix that the operators compute with."""
+    rows = quantised.codes.shape[0]
+    zero = np.float32(scheme.middle) if quantised.zero_points is None else quantised.zero_points[..., None]
+    weight = quantised.codes.astype(np.float32)
+    weight -= zero
+    weight *= quantised.scales[..., None].astype(np.float32)
+    return weight.reshape(rows, -1)[:, :inputs]
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """Packs uint8 codes along the last axis, the first of a byte in its low bits; an odd end is filled with 0."""
+    if bits == 8:
+        return codes
+    if codes.shape[-1] % 2:
+        codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
+    pairs = np.ascontiguousarray(codes).view("<u2")
+    return (pairs | pairs >> 4).astype(np.uint8)
+
+
+def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
+    """The inverse of `pack`: uint8 codes, `count` of them along the last axis."""
+    if bits == 8:
+        return packed[..., :count]
+    both = np.stack([packed & 15, packed >> 4], axis=-1)
+    return both.reshape(*packed.shape[:-1], -1)[..., :count]

@@ -1,0 +1,142 @@
+"""A weight that is quantised while it is written: read once, in pieces, by a few threads."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from llama4_pipeline.graph.external_data import PiecewiseTensor
+from llama4_pipeline.graph.quantize.method import Method
+from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs
+from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize, pack
+from llama4_pipeline.graph.quantize.statistics import Statistics
+from llama4_pipeline.graph.quantize.weights import Layout, Weight
+
+_SCALE_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+
+Choice = Callable[[int], tuple[Method, Statistics | None]]
+
+
+@dataclass
+class _Piece:
+    expert: int
+    codes: np.ndarray
+    scales: np.ndarray
+    zero_points: np.ndarray | None
+    squared_error: float
+    squared_weight: float
+
+
+class StreamedWeight:
+    """The quantised form of a weight, made when its initializers are written, in the order codes, scales, zero points.
+
+    Attributes:
+        weight: the float weight.
+        scheme: of all its matrices.
+        relative_error: |W - W'| / |W| of each expert, known once the codes were written.
+    """
+
+    def __init__(self, weight: Weight, scheme: Scheme, choose: Choice) -> None:
+        """Nothing is read here.
+
+        Args:
+            choose: method and statistics for an expert's number, asked when its first piece is reached.
+        """
+        self.weight, self.scheme = weight, scheme
+        self.relative_error: tuple[float, ...] = ()
+        self._choose = choose
+        self._scales: list[np.ndarray] = []
+        self._zero_points: list[np.ndarray] = []
+
+    def initializers(self) -> QuantisedInputs:
+        """Fresh initializers whose contents arrive when they are written."""
+        rows, blocks, bits = self.weight.rows, self.scheme.blocks(self.weight.inputs), self.scheme.bits
+        stack = (self.weight.experts,) if self.weight.layout is Layout.EXPERTS else ()
+        row_bytes = self.scheme.block_size * bits // 8
+        shape = (*stack, rows, blocks * row_bytes) if stack else (rows, blocks, row_bytes)
+        codes = self._value("codes", ir.DataType.UINT8, shape, self._write_codes)
+        scales = self._value(
+            "scales",
+            _SCALE_TYPES[self.scheme.scale_dtype],
+            (*stack, rows, blocks),
+            lambda: self._take(self._scales),
+        )
+        if self.scheme.symmetric:
+            return QuantisedInputs(codes, scales, None, self.scheme)
+        shape = (*stack, rows, -(-blocks * bits // 8))
+        zeros = self._value("zero_points", ir.DataType.UINT8, shape, lambda: self._take(self._zero_points))
+        return QuantisedInputs(codes, scales, zeros, self.scheme)
+
+    def _value(
+        self,
+        part: str,
+        dtype: ir.DataType,
+        shape: tuple[int, ...],
+        pieces: Callable[[], Iterator[np.ndarray]],
+    ) -> ir.Value:
+        name = f"{self.weight.name}.{part}"
+        tensor = PiecewiseTensor(name, dtype, shape, pieces)
+        return ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
+
+    def _write_codes(self) -> Iterator[np.ndarray]:
+        errors = np.zeros(self.weight.experts)
+        norms = np.zeros(self.weight.experts)
+        self._scales.clear()
+        self._zero_points.clear()
+        for piece in self._quantised_pieces():
+            errors[piece.expert] += piece.squared_error
+            norms[piece.expert] += piece.squared_weight
+            self._scales.append(piece.scales)
+            if piece.zero_points is not None:
+                self._zero_points.append(piece.zero_points)
+            yield piece.codes
+        self.relative_error = tuple(np.sqrt(errors / np.maximum(norms, np.finfo(np.float64).tiny)).tolist())
+
+    def _take(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
+        if not parts:
+            deque(self._write_codes(), maxlen=0)
+        yield from parts
+        parts.clear()
+
+    def _quantised_pieces(self) -> Iterator[_Piece]:
+        """Pieces in order, a few in work at once."""
+        workers = len(os.sched_getaffinity(0))
+        waiting: deque[Future[_Piece]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for expert, rows, method, statistics in self._work():
+                waiting.append(pool.submit(self._quantise_piece, expert, rows, method, statistics))
+                if len(waiting) > 2 * workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+    def _work(self) -> Iterator[tuple[int, np.ndarray, Method, Statistics | None]]:
+        chosen: dict[int, tuple[Method, Statistics | None]] = {}
+        for expert, matrix in self.weight.matrices():
+            if expert not in chosen:
+                chosen = {expert: self._choose(expert)}
+            method, statistics = chosen[expert]
+            step = max(method.piece_weights // self.weight.inputs, 1)
+            for start in range(0, matrix.shape[0], step):
+                yield expert, matrix[start : start + step], method, statistics
+
+    def _quantise_piece(
+        self, expert: int, rows: np.ndarray, method: Method, statistics: Statistics | None
+    ) -> _Piece:
+        weight = np.ascontiguousarray(rows, dtype=np.float32)
+        quantised = method.quantize(weight, self.scheme, statistics)
+        difference = dequantize(quantised, self.scheme, self.weight.inputs) - weight
+        zeros = None if quantised.zero_points is None else pack(quantised.zero_points, self.scheme.bits)
+        codes = pack(quantised.codes, self.scheme.bits)
+        return _Piece(
+            expert,
+            codes,
+            quantised.scales,
+            zeros,
+            float(np.vdot(difference, difference)),
+            float(np.vdot(weight, weight)),
+        )

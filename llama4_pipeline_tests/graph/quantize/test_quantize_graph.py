@@ -1,0 +1,91 @@
+"""A whole graph: what is rewritten, what stays, how close it comes, how large it is."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.quantize import METHODS, Precision, quantize_graph
+from llama4_pipeline_tests.graph.quantize.toy_graph import Toy, logits, operators
+
+IDS = np.arange(0, 80, 3)
+CALIBRATED = {name for name, method in METHODS.items() if method.needs_calibration}
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - CALIBRATED))
+@pytest.mark.parametrize(("precision", "error", "size"), [("int8", 0.03, 0.29), ("int4", 0.25, 0.17)])
+def test_every_large_weight_is_quantised(
+    tmp_path: Path, tied: bool, method: str, precision: Precision, error: float, size: float
+) -> None:
+    graph = Toy(tied=tied).write(tmp_path / "float")
+    report = quantize_graph(graph, tmp_path / "out", precision=precision, method=method)
+    assert operators(tmp_path / "out") == [
+        *("Reshape", "GatherBlockQuantized", "MatMulNBits", "Mul", "MatMul", "QMoE", "Add", "MatMulNBits")
+    ]
+    onnx.checker.check_model(str(tmp_path / "out" / "model.onnx"))
+    expected = logits(graph, IDS)
+    difference = logits(tmp_path / "out", IDS) - expected
+    assert np.linalg.norm(difference) < error * np.linalg.norm(expected)
+    assert report.bytes_after < size * report.bytes_before
+    assert set(report.stayed_float) == {"model.norm.weight", "model.layers.0.feed_forward.router.weight"}
+    assert all(0 < share < 0.1 for tensor in report.tensors for share in tensor.relative_error)
+
+
+def test_report_counts_the_bytes_on_disk(tmp_path: Path) -> None:
+    graph = Toy().write(tmp_path / "float")
+    report = quantize_graph(graph, tmp_path / "out", precision="int4")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    stored = {tensor.name: len(tensor.raw_data) for tensor in model.graph.initializer}
+    for tensor in report.tensors:
+        parts = [size for name, size in stored.items() if name.rpartition(".")[0] == tensor.name]
+        assert sum(parts) - (16 if "embed" in tensor.name else 0) == tensor.bytes_after
+    assert sum(stored.values()) == report.bytes_after
+    assert report.to_json()["tensors"][0]["name"] == "model.embed_tokens.weight"
+
+
+def test_tied_head_and_table_share_their_bytes(tmp_path: Path) -> None:
+    graph = Toy(tied=True).write(tmp_path / "float")
+    quantize_graph(graph, tmp_path / "out", precision="int8")
+    model = onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False)
+    tables = [
+        tensor.name for tensor in model.graph.initializer if "embed" in tensor.name and "codes" in tensor.name
+    ]
+    assert len(tables) == 1
+
+
+def test_sidecars_travel(tmp_path: Path) -> None:
+    quantize_graph(Toy().write(tmp_path / "float"), tmp_path / "out", precision="int8")
+    assert (tmp_path / "out" / "config.json").is_file()
+
+
+def test_float16_graph_keeps_float16_activations(tmp_path: Path) -> None:
+    graph = Toy(half=True).write(tmp_path / "half")
+    quantize_graph(graph, tmp_path / "out", precision="int8")
+    expected = logits(Toy().write(tmp_path / "float"), IDS)
+    result = logits(tmp_path / "out", IDS)
+    assert result.dtype == np.float16
+    assert np.linalg.norm(result - expected) < 0.03 * np.linalg.norm(expected)
+
+
+def test_width_that_no_block_divides_is_refused(tmp_path: Path) -> None:
+    graph = Toy(intermediate=72).write(tmp_path / "float")
+    with pytest.raises(InputError, match=r"gate_up_proj: widths \[72, 96\] are not all multiples of 16"):
+        quantize_graph(graph, tmp_path / "out", precision="int4")
+
+
+def test_unknown_names_list_the_known(tmp_path: Path) -> None:
+    graph = Toy().write(tmp_path / "float")
+    with pytest.raises(InputError, match="unknown method 'awq': choose one of rtn, k_quant"):
+        quantize_graph(graph, tmp_path / "out", precision="int4", method="awq")
+
+
+def test_weight_without_quantised_form_is_named(tmp_path: Path) -> None:
+    graph = Toy().write(tmp_path / "float")
+    model = onnx.load(graph / "model.onnx")
+    model.graph.node[1].op_type = "Gemm"
+    onnx.save(model, graph / "model.onnx")
+    with pytest.raises(InputError, match=r"qkv_proj.weight \[96, 96\] feeds Gemm"):
+        quantize_graph(graph, tmp_path / "out", precision="int4")

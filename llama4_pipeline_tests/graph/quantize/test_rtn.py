@@ -1,0 +1,41 @@
+"""Round to nearest."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llama4_pipeline.graph.quantize.rtn import RoundToNearest
+from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
+
+
+@given(
+    seed=st.integers(0, 1000),
+    bits=st.sampled_from([4, 8]),
+    symmetric=st.booleans(),
+    size=st.sampled_from([1e-4, 1.0, 1e3]),
+)
+def test_error_is_at_most_half_a_step(seed: int, bits: int, symmetric: bool, size: float) -> None:
+    weight = (np.random.default_rng(seed).standard_normal((4, 64)) * size).astype(np.float32)
+    scheme = Scheme(bits, 32, symmetric)
+    quantised = RoundToNearest().quantize(weight, scheme)
+    error = np.abs(dequantize(quantised, scheme, 64) - weight).reshape(4, 2, 32)
+    # an asymmetric range moves by the rounding of its zero point: half a step more at its ends
+    assert (error <= (0.501 if symmetric else 1.001) * quantised.scales[..., None]).all()
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_zeros_stay_zeros(symmetric: bool) -> None:
+    scheme = Scheme(4, 16, symmetric)
+    weight = np.zeros((2, 32), np.float32)
+    np.testing.assert_array_equal(dequantize(RoundToNearest().quantize(weight, scheme), scheme, 32), weight)
+
+
+def test_codes_are_chosen_for_the_stored_scale() -> None:
+    """With float16 scales the error is that of the nearest code, not of a scale rounded behind its back."""
+    weight = np.random.default_rng(0).standard_normal((8, 128)).astype(np.float32)
+    scheme = Scheme(8, 128, True, "float16")
+    quantised = RoundToNearest().quantize(weight, scheme)
+    step = quantised.scales.astype(np.float32)
+    inside = np.abs(weight) <= 127 * step
+    assert (np.abs(dequantize(quantised, scheme, 128) - weight) <= 0.501 * step)[inside].all()
