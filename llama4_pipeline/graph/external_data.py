@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
@@ -14,8 +15,9 @@ from llama4_pipeline.progress import Progress
 
 MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
-_INLINE_BYTES = 1024  # smaller tensors stay in model.onnx, where graph tools see their values
-_ALIGNMENT = 4096  # a page: ONNX Runtime maps each tensor (onnx/docs/ExternalData.md)
+_INLINE_BYTES = 1024  # smaller constants stay in model.onnx, where graph tools see their values
+_PAGE = 4096  # ONNX Runtime maps tensors that begin at a page (onnx/docs/ExternalData.md)
+_WORD = 64  # alignment of tensors smaller than a page
 _PIECE_BYTES = 64 << 20
 
 Pieces = Callable[[], Iterator[np.ndarray]]
@@ -62,6 +64,24 @@ def rows(tensor: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
     return np.asarray(tensor.numpy()[start:stop])
 
 
+def skeleton(model: ir.Model) -> onnx.ModelProto:
+    """The graph with its external weights as inputs, for tools that would otherwise read or refuse the weights.
+
+    onnxsim would hold the model in memory twice; onnx.checker takes a data file with several hard links, which is how
+    stages share weights, for an attack.
+    """
+    graph = model.graph
+    external = [v for v in graph.initializers.values() if isinstance(v.const_value, ir.ExternalTensor)]
+    names = {value.name for value in (*external, *graph.inputs)}  # an input with a default is no constant
+    proto = ir.serde.serialize_model(model)
+    kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(kept)
+    known = {value.name for value in proto.graph.input}
+    proto.graph.input.extend(ir.serde.serialize_value(value) for value in external if value.name not in known)
+    return proto
+
+
 def save_graph(model: ir.Model, out: Path, *, share_weights: bool) -> None:
     """Writes a graph directory.
 
@@ -81,13 +101,7 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool) -> None:
     }
     for location, path in shared.items():
         link_or_copy(path, out / location)
-    large = [
-        value
-        for value in initializers
-        if value.const_value is not None
-        and value.const_value.nbytes >= _INLINE_BYTES
-        and not (isinstance(value.const_value, ir.ExternalTensor) and value.const_value.location in shared)
-    ]
+    large = [value for value in initializers if _goes_outside(value.const_value, set(shared))]
     kept = {value.name: value.const_value for value in initializers}
     location = _free_name(set(shared))
     if large:
@@ -119,10 +133,17 @@ def _free_name(taken: set[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
+def _goes_outside(tensor: ir.TensorProtocol | None, shared: set[str]) -> bool:
+    """Weights always do; a constant made by a graph stage does when it is large."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor.location not in shared
+    return isinstance(tensor, PiecewiseTensor) or (tensor is not None and tensor.nbytes >= _INLINE_BYTES)
+
+
 def _append(file: BinaryIO, value: ir.Value, out: Path, location: str) -> ir.ExternalTensor:
     tensor = value.const_value
     assert tensor is not None
-    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+    file.write(b"\0" * (-file.tell() % (_PAGE if tensor.nbytes >= _PAGE else _WORD)))
     offset = file.tell()
     for piece in _pieces_of(tensor):
         np.ascontiguousarray(piece).tofile(file)

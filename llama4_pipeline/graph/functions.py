@@ -5,7 +5,7 @@ The optimise stage swaps each call for ONNX Runtime's kernel. Shapes are those o
 """
 
 import onnx_ir as ir
-from onnxscript import INT64, script, values
+from onnxscript import script, values
 from onnxscript import opset18 as op
 
 DOMAIN = "llama4"
@@ -14,7 +14,7 @@ _llama4 = values.Opset(DOMAIN, VERSION)
 
 
 @script(_llama4, default_opset=op)
-def LastPositions(hidden, logits_to_keep):  # noqa: N802
+def LastPositions(hidden, logits_to_keep):
     """The last `logits_to_keep` positions [B, kept, H]; 0 keeps all, as in transformers' `slice_logits_to_keep`."""
     start = op.Reshape(op.Neg(logits_to_keep), op.Constant(value_ints=[1]))
     end = op.Constant(value_ints=[9223372036854775807])
@@ -22,7 +22,7 @@ def LastPositions(hidden, logits_to_keep):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def RMSNormalization(x, weight, epsilon: float):  # noqa: N802
+def RMSNormalization(x, weight, epsilon: float):
     """x / sqrt(mean(x^2) + epsilon) * weight, the mean in float32."""
     wide = op.Cast(x, to=1)
     power = op.ReduceMean(wide * wide, op.Constant(value_ints=[-1]))
@@ -31,7 +31,7 @@ def RMSNormalization(x, weight, epsilon: float):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def SkipRMSNormalization(delta, residual, weight, epsilon: float):  # noqa: N802
+def SkipRMSNormalization(delta, residual, weight, epsilon: float):
     """(RMSNormalization(residual + delta), residual + delta)."""
     total = residual + delta
     wide = op.Cast(total, to=1)
@@ -41,14 +41,14 @@ def SkipRMSNormalization(delta, residual, weight, epsilon: float):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def SwiGLU(gate_up):  # noqa: N802
+def SwiGLU(gate_up):
     """silu(gate) * up of a packed [..., 2 I]."""
     gate, up = op.Split(gate_up, axis=-1, num_outputs=2)
     return gate * op.Sigmoid(gate) * up
 
 
 @script(_llama4, default_opset=op)
-def MixtureOfExperts(hidden, router_logits, gate_up, down, experts_per_token: int):  # noqa: N802
+def MixtureOfExperts(hidden, router_logits, gate_up, down, experts_per_token: int):
     """Sum over the chosen experts e of expert_e(sigmoid(logit_e) * token), [B, S, H]; `Llama4TextMoe`.
 
     This body computes every expert and gives those not chosen a zero input, as transformers does; ONNX Runtime's MoE
@@ -77,7 +77,7 @@ def MixtureOfExperts(hidden, router_logits, gate_up, down, experts_per_token: in
 
 
 @script(_llama4, default_opset=op)
-def CausalBias(input_ids, attention_mask, to: int):  # noqa: N802
+def CausalBias(input_ids, attention_mask, to: int):
     """0 where query and key may meet, -30000 elsewhere (a float16 sum with a score stays finite), [B, 1, S, T]."""
     kv = _llama4.Slots(attention_mask)
     query = _llama4.QuerySlots(input_ids, attention_mask)
@@ -87,7 +87,7 @@ def CausalBias(input_ids, attention_mask, to: int):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def ChunkedCausalBias(input_ids, attention_mask, chunk_size: int, to: int):  # noqa: N802
+def ChunkedCausalBias(input_ids, attention_mask, chunk_size: int, to: int):
     """As CausalBias, and query and key lie in the same chunk; chunks begin behind a row's left padding.
 
     `chunked_overlay` of transformers' masking_utils.py.
@@ -104,14 +104,14 @@ def ChunkedCausalBias(input_ids, attention_mask, chunk_size: int, to: int):  # n
 
 
 @script(_llama4, default_opset=op)
-def Slots(attention_mask):  # noqa: N802
+def Slots(attention_mask):
     """0 .. T - 1 as [T], int64."""
     total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
     return op.Range(op.Constant(value_int=0), total, op.Constant(value_int=1))
 
 
 @script(_llama4, default_opset=op)
-def QuerySlots(input_ids, attention_mask):  # noqa: N802
+def QuerySlots(input_ids, attention_mask):
     """T - S .. T - 1 as [S, 1], int64: where in the cache the new tokens go."""
     total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
     new = op.Squeeze(op.Shape(input_ids, start=1, end=2))
@@ -120,7 +120,7 @@ def QuerySlots(input_ids, attention_mask):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def RotaryAngles(position_ids, inverse_frequencies, scaling: float):  # noqa: N802
+def RotaryAngles(position_ids, inverse_frequencies, scaling: float):
     """Cosine and sine of position * frequency, each [B, S, D / 2], float32."""
     positions = op.Unsqueeze(op.Cast(position_ids, to=1), op.Constant(value_ints=[2]))
     angles = positions * inverse_frequencies
@@ -129,7 +129,7 @@ def RotaryAngles(position_ids, inverse_frequencies, scaling: float):  # noqa: N8
 
 
 @script(_llama4, default_opset=op)
-def AttentionTemperature(input_ids, attention_mask, floor_scale: float, attn_scale: float):  # noqa: N802
+def AttentionTemperature(input_ids, attention_mask, floor_scale: float, attn_scale: float):
     """log(1 + floor((slot + 1) / floor_scale)) * attn_scale + 1 as [S, 1], float32 (arXiv:2501.19399)."""
     slot = op.Cast(_llama4.QuerySlots(input_ids, attention_mask), to=1)
     steps = op.Floor((slot + 1.0) / op.Constant(value_float=floor_scale))
@@ -137,13 +137,13 @@ def AttentionTemperature(input_ids, attention_mask, floor_scale: float, attn_sca
 
 
 @script(_llama4, default_opset=op)
-def AsList(count: int):  # noqa: N802
+def AsList(count: int):
     """An attribute as int64 [1]."""
     return op.Reshape(op.Constant(value_int=count), op.Constant(value_ints=[1]))
 
 
 @script(_llama4, default_opset=op)
-def SplitHeads(qkv, num_heads: int, kv_num_heads: int):  # noqa: N802
+def SplitHeads(qkv, num_heads: int, kv_num_heads: int):
     """Packed [B, S, (N + 2 K) D] to q [B, S, N, D], k and v [B, S, K, D]."""
     n = _llama4.AsList(count=num_heads)
     k = _llama4.AsList(count=kv_num_heads)
@@ -155,7 +155,7 @@ def SplitHeads(qkv, num_heads: int, kv_num_heads: int):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def Rotate(x, cos, sin):  # noqa: N802
+def Rotate(x, cos, sin):
     """RoPE on neighbouring pairs (x[2i], x[2i + 1]) of [B, S, heads, D]; `apply_rotary_emb`."""
     pairs = op.Reshape(op.Cast(x, to=1), op.Constant(value_ints=[0, 0, 0, -1, 2]))
     real, imaginary = op.Split(pairs, axis=-1, num_outputs=2)
@@ -166,7 +166,7 @@ def Rotate(x, cos, sin):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def L2Normalization(x, epsilon: float):  # noqa: N802
+def L2Normalization(x, epsilon: float):
     """x / sqrt(mean(x^2) + epsilon) over the head, without a weight; `Llama4TextL2Norm`."""
     wide = op.Cast(x, to=1)
     power = op.ReduceMean(wide * wide, op.Constant(value_ints=[-1]))
@@ -174,7 +174,7 @@ def L2Normalization(x, epsilon: float):  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def CachedAttention(  # noqa: N802
+def CachedAttention(
     query, key, value, past_key, past_value, bias, num_heads: int, kv_num_heads: int, scale: float
 ):
     """Grouped attention over cache and new tokens: q [B, S, N, D], k and v [B, S, K, D] to [B, S, N D]."""
@@ -197,7 +197,7 @@ def CachedAttention(  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def PlainAttention(qkv, past_key, past_value, bias, num_heads: int, kv_num_heads: int, scale: float):  # noqa: N802
+def PlainAttention(qkv, past_key, past_value, bias, num_heads: int, kv_num_heads: int, scale: float):
     """Attention of a NoPE layer without temperature."""
     query, key, value = _llama4.SplitHeads(qkv, num_heads=num_heads, kv_num_heads=kv_num_heads)
     attended, present_key, present_value = _llama4.CachedAttention(
@@ -215,7 +215,7 @@ def PlainAttention(qkv, past_key, past_value, bias, num_heads: int, kv_num_heads
 
 
 @script(_llama4, default_opset=op)
-def TemperedAttention(  # noqa: N802
+def TemperedAttention(
     qkv, past_key, past_value, bias, temperature, num_heads: int, kv_num_heads: int, scale: float
 ):
     """Attention of a NoPE layer; the temperature [S, 1] scales the queries."""
@@ -237,7 +237,7 @@ def TemperedAttention(  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def RotaryAttention(  # noqa: N802
+def RotaryAttention(
     qkv, past_key, past_value, bias, cos, sin, num_heads: int, kv_num_heads: int, scale: float
 ):
     """Attention of a RoPE layer without QK-norm; the cache holds rotated keys."""
@@ -252,7 +252,7 @@ def RotaryAttention(  # noqa: N802
 
 
 @script(_llama4, default_opset=op)
-def NormalizedRotaryAttention(  # noqa: N802
+def NormalizedRotaryAttention(
     qkv, past_key, past_value, bias, cos, sin, num_heads: int, kv_num_heads: int, scale: float, epsilon: float
 ):
     """Attention of a RoPE layer with QK-norm, which follows the rotation."""

@@ -1,0 +1,21 @@
+"""LastPositions calls to Slice, behind the turn that brings the rows back to the caller's order."""
+
+from onnx_ir import tape
+
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
+from llama4_pipeline.graph.fuse.rows import Rows
+
+OPERATORS = ("LastPositions",)
+_END = 9223372036854775807
+
+
+def fuse_last_positions(rewriter: Rewriter, rows: Rows) -> int:
+    """Replaces the LastPositions call; returns how many."""
+    calls = rewriter.calls(*OPERATORS)
+    for call in calls:
+        hidden, keep = call.inputs
+        nodes, ints = tape.Tape(), rewriter.ints
+        in_callers_order = nodes.op("GatherND", [hidden, rows.turn_back], {"batch_dims": 1})
+        start = nodes.op("Reshape", [nodes.op("Neg", [keep]), ints(1)])
+        rewriter.replace(call, nodes, [nodes.op("Slice", [in_callers_order, start, ints(_END), ints(1)])])
+    return len(calls)

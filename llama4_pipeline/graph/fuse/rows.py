@@ -1,0 +1,151 @@
+"""Rows in order: what GroupQueryAttention needs to serve padded rows, computed once for all layers.
+
+The operator keeps each row of its cache without holes: row b holds its n_b real tokens at slots 0 .. n_b - 1. So new
+tokens enter with the real ones first: a row that is padded on the left by p turns by p. Logits leave in the caller's
+order. A pad behind the real tokens is written to a slot that the next token overwrites, and no real token sees it.
+"""
+
+from collections.abc import Callable
+
+import onnx_ir as ir
+
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
+
+_END = 9223372036854775807
+
+
+class Rows:
+    """Values for all layers; each is made when first asked for. B rows, S new tokens, T = cached + new."""
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self._rewriter, self._op = rewriter, rewriter.preamble.op
+        self._mask = rewriter.input("attention_mask")
+
+    def in_order(self, name: str) -> ir.Value:
+        """Graph input `name` [B, S] with the real tokens of each row first."""
+        return self._once(
+            f"{name}.in_order",
+            lambda: self._op("GatherElements", [self._rewriter.input(name), self.turn], {"axis": 1}),
+        )
+
+    @property
+    def new(self) -> ir.Value:
+        """S as int64 [1]."""
+        return self._once(
+            "new", lambda: self._op("Shape", [self._rewriter.input("input_ids")], {"start": 1, "end": 2})
+        )
+
+    @property
+    def total(self) -> ir.Value:
+        """T as int64 [1]."""
+        return self._once("total", lambda: self._op("Shape", [self._mask], {"start": 1, "end": 2}))
+
+    @property
+    def total_sequence_length(self) -> ir.Value:
+        """T as int32 [], as GroupQueryAttention takes it."""
+        return self._once(
+            "total_sequence_length",
+            lambda: self._op("Cast", [self._op("Squeeze", [self.total])], {"to": ir.DataType.INT32}),
+        )
+
+    @property
+    def cached(self) -> ir.Value:
+        """Real tokens in the cache of each row, int64 [B, 1]."""
+
+        def make() -> ir.Value:
+            ints = self._rewriter.ints
+            past = self._op("Slice", [self._mask, ints(0), self._op("Neg", [self.new]), ints(1)])
+            return self._op("ReduceSum", [past, ints(1)])
+
+        return self._once("cached", make)
+
+    @property
+    def seqlens_k(self) -> ir.Value:
+        """Cached + S - 1 of each row, int32 [B]: the last slot that this call writes."""
+
+        def make() -> ir.Value:
+            last = self._op("Sub", [self._op("Add", [self.cached, self.new]), self._rewriter.ints(1)])
+            flat = self._op("Squeeze", [last, self._rewriter.ints(1)])
+            return self._op("Cast", [flat], {"to": ir.DataType.INT32})
+
+        return self._once("seqlens_k", make)
+
+    @property
+    def padding(self) -> ir.Value:
+        """Pads in front of the new tokens of each row, int64 [B, 1]."""
+
+        def make() -> ir.Value:
+            ints = self._rewriter.ints
+            recent = self._op("Slice", [self._mask, self._op("Neg", [self.new]), ints(_END), ints(1)])
+            return self._op("ArgMax", [recent], {"axis": 1, "keepdims": 1})
+
+        return self._once("padding", make)
+
+    @property
+    def turn(self) -> ir.Value:
+        """Where in the caller's row the s-th token in order stands, int64 [B, S]."""
+        return self._once(
+            "turn", lambda: self._op("Mod", [self._op("Add", [self._counting, self.padding]), self.new])
+        )
+
+    @property
+    def turn_back(self) -> ir.Value:
+        """Where in the ordered row the caller's s-th token stands, int64 [B, S, 1]."""
+
+        def make() -> ir.Value:
+            back = self._op("Add", [self._op("Sub", [self._counting, self.padding]), self.new])
+            index = self._op("Mod", [back, self.new])
+            return self._op("Unsqueeze", [index, self._rewriter.ints(2)])
+
+        return self._once("turn_back", make)
+
+    @property
+    def query_slots(self) -> ir.Value:
+        """Slot among all T of the caller's mask of each token in order, int64 [B, S]."""
+
+        def make() -> ir.Value:
+            return self._op("Add", [self._op("Sub", [self.total, self.new]), self.turn])
+
+        return self._once("query_slots", make)
+
+    def chunk_bias(self, chunk_size: int) -> ir.Value:
+        """0 where key slot and query lie in one chunk, else -30000; float32 [B, 1, S, T] over ordered slots.
+
+        Chunks count the caller's slots from a row's first real token, holes included, as transformers does.
+        """
+
+        def make() -> ir.Value:
+            op, ints = self._op, self._rewriter.ints
+            size, first = ints(chunk_size), op("ArgMax", [self._mask], {"axis": 1, "keepdims": 1})
+            counted = op("Sub", [op("CumSum", [self._mask, ints(1)]), ints(1)])
+            real = op("Cast", [self._mask], {"to": ir.DataType.BOOL})
+            place = op("Where", [real, counted, self.total])  # ordered slot; holes go behind the end
+            slots = self._range(self.total)
+            chunk = op("Div", [op("Sub", [slots, first]), size])  # [B, T]
+            batch, behind = op("Shape", [self._mask], {"end": 1}), op("Add", [self.total, ints(1)])
+            zeros = op("Expand", [ints(0), op("Concat", [batch, behind], {"axis": 0})])  # [B, T + 1]
+            ordered = op("ScatterElements", [zeros, place, chunk], {"axis": 1})
+            keys = op("Slice", [ordered, ints(0), self.total, ints(1)])  # [B, T]
+            queries = op("Div", [op("Sub", [self.query_slots, first]), size])  # [B, S]
+            same = op("Equal", [op("Unsqueeze", [queries, ints(1, 3)]), op("Unsqueeze", [keys, ints(1, 2)])])
+            zero = self._rewriter.constant("bias.zero", ir.tensor(0.0))
+            lowest = self._rewriter.constant("bias.lowest", ir.tensor(-30000.0))
+            return op("Where", [same, zero, lowest])
+
+        return self._once(f"chunk_bias.{chunk_size}", make)
+
+    @property
+    def _counting(self) -> ir.Value:
+        """0 .. S - 1, int64 [1, S]."""
+        return self._once("counting", lambda: self._range(self.new))
+
+    def _range(self, end: ir.Value) -> ir.Value:
+        zero, one = (
+            self._rewriter.constant(f"range.{n}", ir.tensor(n, dtype=ir.DataType.INT64)) for n in (0, 1)
+        )
+        return self._op(
+            "Unsqueeze", [self._op("Range", [zero, self._op("Squeeze", [end]), one]), self._rewriter.ints(0)]
+        )
+
+    def _once(self, name: str, make: Callable[[], ir.Value]) -> ir.Value:
+        return self._rewriter.once(f"rows.{name}", make)
