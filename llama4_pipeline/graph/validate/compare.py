@@ -1,0 +1,176 @@
+"""Two sets of values of one step against each other: figures per probe, worst token, changed experts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from llama4_pipeline.graph.validate.probes import LOGITS, Probe, StepValues
+from llama4_pipeline.graph.validate.uses import Step
+
+_TIE_MARGIN = 1e-4  # of the standard deviation of the router logits; rounding alone may turn such a choice
+_NOTHING = 1e-30
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Bounds of a comparison.
+
+    Attributes:
+        logits_error: Largest error of any logit, relative to the standard deviation of the reference's
+            logits.
+        cosine: Least cosine between a layer's output and the reference's, over all real tokens of a step.
+        block_error: Largest error of any inner value, relative to the standard deviation of the reference's.
+        kl_divergence: Largest mean KL divergence, in nats, of what a layer's output would predict through
+            the final norm and the head; None leaves it out.
+        identical_greedy: Whether greedy continuations must be the same tokens.
+    """
+
+    logits_error: float = 1e-4
+    cosine: float = 0.99999
+    block_error: float = 1e-3
+    kl_divergence: float | None = None
+    identical_greedy: bool = True
+
+
+INFINITE = float("inf")
+TOLERANCES: dict[str, Tolerance] = {
+    "float32": Tolerance(),
+    "float16": Tolerance(INFINITE, 0.999, INFINITE, kl_divergence=0.001, identical_greedy=False),
+    "quantized": Tolerance(INFINITE, 0.9, INFINITE, kl_divergence=0.5, identical_greedy=False),
+}
+
+
+@dataclass(frozen=True)
+class Figures:
+    """How one probe fared in one step, over real tokens.
+
+    Attributes:
+        cosine: Of all tokens' values taken as one vector.
+        token_cosine: Of the worst token.
+        error: Largest absolute difference relative to the reference's standard deviation.
+        worst: Row and column (in this step) of the token with the largest error.
+        token_error: float64 [batch, sequence], NaN at tokens that were not compared.
+    """
+
+    probe: Probe
+    cosine: float
+    token_cosine: float
+    error: float
+    worst: tuple[int, int]
+    token_error: np.ndarray
+
+
+@dataclass(frozen=True)
+class ExpertChanges:
+    """Tokens of one layer that get other experts than in the reference; ties are not among them."""
+
+    layer: int
+    tokens: int
+    changed: int
+    ties: int
+
+
+class StepComparison:
+    """Compares the steps of one case in order.
+
+    A token whose choice of expert is a tie in the reference (the chosen and the next logit are closer than
+    rounding) and falls out otherwise is not wrong. It and the later tokens of its row, which attend to it,
+    are left out from that layer on, and counted.
+    """
+
+    def __init__(self, probes: tuple[Probe, ...], experts_per_token: int, exact: bool) -> None:
+        self._probes = probes
+        self._experts_per_token = experts_per_token
+        self._exact = exact
+        self._dropped_rows: np.ndarray | None = None
+
+    def compare(
+        self, step: Step, reference: StepValues, graph: StepValues
+    ) -> tuple[list[Figures], list[ExpertChanges]]:
+        """Figures of every probe and expert changes of every MoE layer, in the order of computation."""
+        compared = step.real.copy()
+        if self._dropped_rows is not None:
+            compared &= ~self._dropped_rows[:, None]
+        figures, changes = [], []
+        for probe in self._probes:
+            expected, got = reference.values[probe.name], graph.values[probe.name]
+            if probe.block == "router_logits":
+                change, tied = _expert_changes(
+                    probe, expected, got, compared, self._experts_per_token, self._exact
+                )
+                changes.append(change)
+                figures.append(measure(probe, expected, got, compared))
+                compared &= ~np.logical_or.accumulate(tied, axis=1)
+            else:
+                figures.append(measure(probe, expected, got, compared))
+        dropped = (step.real & ~compared).any(axis=1)
+        self._dropped_rows = dropped if self._dropped_rows is None else dropped | self._dropped_rows
+        return figures, changes
+
+
+def measure(probe: Probe, expected: np.ndarray, got: np.ndarray, compared: np.ndarray) -> Figures:
+    """Compares one value.
+
+    Args:
+        probe: What it is.
+        expected: float [batch, sequence, width], the reference.
+        got: Same shape.
+        compared: bool [batch, sequence].
+    """
+    token_error = np.full(compared.shape, np.nan)
+    a, b = expected[compared].astype(np.float64), got[compared].astype(np.float64)
+    if not a.size:
+        return Figures(probe, 1.0, 1.0, 0.0, (0, 0), token_error)
+    deviation = max(float(a.std()), _NOTHING)
+    with np.errstate(invalid="ignore"):
+        errors = np.abs(a - b).max(axis=-1) / deviation
+    errors[~np.isfinite(errors)] = np.inf
+    token_error[compared] = errors
+    row, column = np.unravel_index(int(np.nanargmax(token_error)), token_error.shape)
+    products, norms_a, norms_b = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
+    token_cosines = _cosine(products, norms_a, norms_b)
+    cosine = _cosine(products.sum(), norms_a.sum(), norms_b.sum())
+    return Figures(
+        probe,
+        float(cosine),
+        float(token_cosines.min()),
+        float(errors.max()),
+        (int(row), int(column)),
+        token_error,
+    )
+
+
+def beyond(figures: Figures, tolerance: Tolerance) -> tuple[str, float, float] | None:
+    """The first figure that passes its bound, as (name, value, bound), or None."""
+    bound = tolerance.logits_error if figures.probe.block == LOGITS else tolerance.block_error
+    if figures.error > bound:
+        return "error", figures.error, bound
+    if figures.probe.block in ("output", LOGITS) and figures.cosine < tolerance.cosine:
+        return "cosine", figures.cosine, tolerance.cosine
+    return None
+
+
+def chosen_experts(logits: np.ndarray, count: int) -> np.ndarray:
+    """int64 [..., count], the experts with the highest router logits in ascending order of number."""
+    return np.sort(np.argsort(-logits, axis=-1, kind="stable")[..., :count], axis=-1)
+
+
+def _cosine(product: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Cosine from a product and squared norms; two zero vectors agree, NaN does not."""
+    both_zero = (a <= _NOTHING) & (b <= _NOTHING)
+    with np.errstate(invalid="ignore"):
+        cosine = np.where(both_zero, 1.0, product / np.maximum(np.sqrt(a * b), _NOTHING))
+    return np.where(np.isfinite(cosine), cosine, -1.0)
+
+
+def _expert_changes(
+    probe: Probe, expected: np.ndarray, got: np.ndarray, compared: np.ndarray, count: int, exact: bool
+) -> tuple[ExpertChanges, np.ndarray]:
+    differs = (chosen_experts(expected, count) != chosen_experts(got, count)).any(axis=-1) & compared
+    tied = np.zeros_like(differs)
+    if exact and differs.any() and count < expected.shape[-1]:
+        ranked = -np.sort(-expected, axis=-1)
+        gap = ranked[..., count - 1] - ranked[..., count]
+        tied = differs & (gap < _TIE_MARGIN * expected[compared].std())
+    changed = int((differs & ~tied).sum())
+    return ExpertChanges(probe.layer, int(compared.sum()), changed, int(tied.sum())), tied

@@ -1,0 +1,223 @@
+"""The inner values that are compared, by name, and where each is found in the model and in the graph."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.validate.uses import Case, Step
+from llama4_pipeline.llama4.architecture import Architecture
+
+EMBEDDING = "embedding"
+FINAL_NORM = "final_norm"
+LOGITS = "logits"
+_LOSSY_OPERATORS = frozenset(
+    {"MatMulNBits", "QMoE", "GatherBlockQuantized", "MatMulInteger", "DequantizeLinear"}
+)
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One compared value: a block of a layer, or what lies outside the layers (layer -1)."""
+
+    name: str
+    layer: int
+    block: str
+
+    def __str__(self) -> str:
+        return f"layer {self.layer} {self.block}" if self.layer >= 0 else self.block
+
+
+def probes_of(architecture: Architecture) -> tuple[Probe, ...]:
+    """All probes of a model in the order in which they are computed; the logits come last."""
+    found = [Probe(EMBEDDING, -1, EMBEDDING)]
+    for layer in architecture.layers:
+        blocks = ["attention_norm", "attention", "attention_residual", "feed_forward_norm"]
+        if layer.is_moe:
+            blocks += ["router_logits", "experts", "shared_expert"]
+        blocks += ["feed_forward", "output"]
+        found += [Probe(f"layers.{layer.index}.{block}", layer.index, block) for block in blocks]
+    return (*found, Probe(FINAL_NORM, -1, FINAL_NORM), Probe(LOGITS, -1, LOGITS))
+
+
+@dataclass(frozen=True)
+class StepValues:
+    """What one step computed: probe name to float [batch, sequence, width], in the caller's order."""
+
+    values: dict[str, np.ndarray]
+
+
+class ProbedGraph:
+    """A graph directory in ONNX Runtime with its inner values as extra outputs.
+
+    The model file is read without its weights, given the outputs, and handed over in memory; ONNX Runtime
+    finds the weights in the directory. Nothing is written.
+    """
+
+    def __init__(self, graph: Path, probes: tuple[Probe, ...], threads: int = 0) -> None:
+        model = read_graph(graph)
+        self.facts = graph_facts(model)
+        self._probes = probes
+        present = {output.name for output in model.graph.output}
+        missing = _missing_values(model, [probe.name for probe in probes])
+        if missing:
+            raise InputError(
+                f"{graph / 'model.onnx'} has no value named {missing[0]} ({len(missing)} are missing): "
+                "export the checkpoint anew"
+            )
+        extra = [probe.name for probe in probes if probe.name not in present]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
+        self._session = _open_session(model, graph, threads)
+        self._cache_inputs = [
+            value for value in self._session.get_inputs() if value.name.startswith("past_key_values.")
+        ]
+        self._cache_outputs = [
+            value.name.replace("past_key_values", "present") for value in self._cache_inputs
+        ]
+
+    def run(self, case: Case) -> Iterator[StepValues]:
+        """Feeds the steps of a case, fresh cache first, and yields the values of each."""
+        room = case.length if self.facts.fused else 0
+        cache = [self._empty(value, case.batch, room) for value in self._cache_inputs]
+        for step in case.steps:
+            if (
+                self.facts.fused
+                and step.past
+                and step.sequence > 1
+                and (step.batch > 1 or not step.real.all())
+            ):
+                values, cache = self._run_by_row(step, cache)
+            else:
+                values, cache = self._run_step(step, cache)
+            yield StepValues(values)
+
+    def _run_step(
+        self, step: Step, cache: list[np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        feeds = {
+            "input_ids": step.input_ids,
+            "attention_mask": step.attention_mask,
+            "position_ids": step.position_ids,
+            **{value.name: past for value, past in zip(self._cache_inputs, cache, strict=True)},
+        }
+        names = [probe.name for probe in self._probes]
+        outputs = self._session.run([*names, *self._cache_outputs], feeds)
+        order = _in_graph_order(step) if self.facts.fused else None
+        values = {}
+        for probe, value in zip(self._probes, outputs[: len(names)], strict=True):
+            value = value.reshape(step.batch, step.sequence, -1)
+            if order is not None and probe.block != LOGITS:
+                value = np.take_along_axis(value, order[:, :, None], axis=1)
+            values[probe.name] = value.astype(np.float32, copy=False)
+        return values, outputs[len(names) :]
+
+    def _run_by_row(
+        self, step: Step, cache: list[np.ndarray]
+    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        """Feeds each row's unbroken runs of real tokens by themselves, as `runtime.ort` does.
+
+        Behind a cache, GroupQueryAttention on the CPU takes several new tokens for one row only, and no
+        padding.
+        """
+        values: dict[str, np.ndarray] = {}
+        for row in range(step.batch):
+            edges = np.flatnonzero(np.diff(step.real[row].astype(np.int8), prepend=0, append=0))
+            for begin, end in edges.reshape(-1, 2).tolist():
+                one = (slice(row, row + 1), slice(begin, end))
+                part = Step(
+                    step.input_ids[one],
+                    step.attention_mask[row : row + 1, : step.past + end],
+                    step.position_ids[one],
+                )
+                found, present = self._run_step(part, [past[row : row + 1] for past in cache])
+                for past, new in zip(cache, present, strict=True):
+                    past[row] = new[0]
+                for name, value in found.items():
+                    shape = (step.batch, step.sequence, value.shape[-1])
+                    values.setdefault(name, np.zeros(shape, np.float32))[one] = value
+        return values, cache
+
+    def _empty(self, value: onnxruntime.NodeArg, batch: int, room: int) -> np.ndarray:
+        _, heads, _, head_dim = value.shape
+        return np.zeros((batch, heads, room, head_dim), dtype=_NUMPY_TYPES[value.type])
+
+
+@dataclass(frozen=True)
+class GraphFacts:
+    """What kind of graph it is.
+
+    Attributes:
+        form: `fused` has operators of com.microsoft, `portable` has none.
+        precision: `float32`, `float16`, or `quantized` (any weight in fewer than 16 bits).
+        opset: Version of the standard operators.
+        max_context: Tokens that it can hold, from its metadata; None when it does not say.
+    """
+
+    form: str
+    precision: str
+    opset: int
+    max_context: int | None
+
+    @property
+    def fused(self) -> bool:
+        """Whether rows are kept compact in the cache and inner values of padded rows are rotated."""
+        return self.form == "fused"
+
+
+def read_graph(graph: Path) -> onnx.ModelProto:
+    """Reads the model of a graph directory without its weights.
+
+    Raises:
+        InputError: There is no model.onnx.
+    """
+    path = graph / "model.onnx"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: give a directory that export wrote")
+    return onnx.load(path, load_external_data=False)
+
+
+def graph_facts(model: onnx.ModelProto) -> GraphFacts:
+    """Reads form, precision, opset and context from a model without weights."""
+    operators = {node.op_type for node in model.graph.node}
+    types = {weight.data_type for weight in model.graph.initializer}
+    precision = "float32"
+    if operators & _LOSSY_OPERATORS:
+        precision = "quantized"
+    elif onnx.TensorProto.FLOAT16 in types:
+        precision = "float16"
+    opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    limit = metadata.get("llama4.max_context")
+    form = metadata.get("llama4.form") or ("fused" if "GroupQueryAttention" in operators else "portable")
+    return GraphFacts(form, precision, opset, int(limit) if limit else None)
+
+
+def _missing_values(model: onnx.ModelProto, names: list[str]) -> list[str]:
+    known = {output for node in model.graph.node for output in node.output}
+    return [name for name in names if name not in known]
+
+
+def _open_session(model: onnx.ModelProto, graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry(
+        "session.model_external_initializers_file_folder_path", str(graph.resolve())
+    )
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _in_graph_order(step: Step) -> np.ndarray:
+    """int64 [batch, sequence]: where the fused graph keeps each of the caller's tokens.
+
+    It turns every row to the left by the padding before its first real token, so that real tokens come first.
+    """
+    pads = np.argmax(step.real, axis=1)
+    return (np.arange(step.sequence)[None, :] - pads[:, None]) % step.sequence

@@ -1,0 +1,201 @@
+"""The gate: ONNX Runtime against PyTorch, layer by layer, over lengths, batches and uses."""
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.validate.causes import explain
+from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance
+from llama4_pipeline.graph.validate.greedy import compare_greedy
+from llama4_pipeline.graph.validate.localise import locate
+from llama4_pipeline.graph.validate.oracle import Oracle
+from llama4_pipeline.graph.validate.probes import (
+    LOGITS,
+    ProbedGraph,
+    StepValues,
+    graph_facts,
+    probes_of,
+    read_graph,
+)
+from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot, ValidationReport
+from llama4_pipeline.graph.validate.sweep import LONGEST, Lengths, sweep_cases, sweep_lengths
+from llama4_pipeline.graph.validate.tally import Tally
+from llama4_pipeline.graph.validate.uses import Case, Step
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.progress import Progress
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PROMPT = 256
+_KEPT_FAILURES = 100
+_RANDOM_TOKENS = 65536
+
+
+def validate_graph(
+    checkpoint: Checkpoint,
+    graph: Path,
+    *,
+    lengths: Lengths = "default",
+    batches: Sequence[int] = (1, 2, 4, 8),
+    greedy_tokens: int = 64,
+    tokens: Sequence[int] | None = None,
+    tolerance: Tolerance | None = None,
+    threads: int = 0,
+    seed: int = 0,
+) -> ValidationReport:
+    """Compares an ONNX directory with transformers' model in float32.
+
+    Checked: `onnx.checker`; every layer's output, the blocks inside it and the logits at every real token;
+    the expert that each token gets; greedy continuations through `OrtDecoder`.
+
+    Args:
+        checkpoint: What the graph was made from.
+        graph: Directory with model.onnx; portable or fused, float32, float16 or quantized.
+        lengths: Explicit lengths (each run at every batch), `default` (borders and a seeded sample) or
+            `all` (1 to 2048).
+        batches: Numbers of rows.
+        greedy_tokens: Length of the greedy continuations; 0 leaves them out.
+        tokens: Ids of the validation text; None draws seeded random ids.
+        tolerance: Bounds; None takes those of the graph's precision.
+        threads: Of ONNX Runtime; 0 is one per core.
+        seed: Of the sample of lengths and of the layout of the cases.
+
+    Returns:
+        The report. A float32 graph fails with the first block and token past a bound of each case; a
+        float16 or quantized one with the first layer whose mean figures pass a bound.
+
+    Raises:
+        InputError: Bad lengths or batches, or a graph without the values to compare.
+    """
+    start = time.monotonic()
+    if not batches or min(batches) < 1:
+        raise InputError(f"batches {list(batches)}: give numbers of rows, each 1 or more")
+    _check_model(graph)
+    facts = graph_facts(read_graph(graph))
+    architecture = checkpoint.architecture
+    bounds = tolerance or TOLERANCES[facts.precision]
+    limit = facts.max_context or max(LONGEST, architecture.max_position_embeddings)
+    resolved = sweep_lengths(architecture, lengths, limit, seed)
+    text = tokens if tokens is not None else _random_tokens(architecture.vocab_size, seed)
+    cases = list(sweep_cases(lengths, resolved, batches, tokens=text, max_context=limit, seed=seed))
+    oracle = Oracle(checkpoint.load_model("float32"))
+    run = _Validation(checkpoint, oracle, graph, bounds, threads)
+    with Progress(f"validate {facts.form} graph", total=len(cases), unit="cases", logger=logger) as progress:
+        for case in cases:
+            run.add(case)
+            progress.advance(1, str(case))
+    failures = run.all_failures()
+    rows: list[GreedyRow] = []
+    if greedy_tokens:
+        rows, wrong = compare_greedy(
+            oracle,
+            graph,
+            prompt_lengths=_prompt_lengths(resolved),
+            batches=sorted({min(batches), max(batches)}),
+            new_tokens=greedy_tokens,
+            tokens=text,
+            tolerance=bounds,
+            max_context=limit,
+            threads=threads,
+        )
+        failures += wrong
+    return ValidationReport(
+        graph=str(graph),
+        form=facts.form,
+        precision=facts.precision,
+        opset=facts.opset,
+        tolerance=bounds,
+        lengths=tuple(resolved),
+        batches=tuple(batches),
+        cases=len(cases),
+        compared_tokens=run.tally.compared_tokens,
+        rows=run.tally.rows(),
+        routers=run.tally.routers(),
+        greedy=tuple(rows),
+        failures=tuple(failures),
+        seconds=time.monotonic() - start,
+        error_by_position=run.tally.error_by_position(),
+    )
+
+
+class _Validation:
+    """Runs cases through model and graph and gathers what they show."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, oracle: Oracle, graph: Path, tolerance: Tolerance, threads: int
+    ) -> None:
+        self._architecture = checkpoint.architecture
+        self._oracle = oracle
+        self._tolerance = tolerance
+        self._probes = probes_of(checkpoint.architecture)
+        self._graph = ProbedGraph(graph, self._probes, threads)
+        self._exact = self._graph.facts.precision == "float32"
+        self._failures: list[Failure] = []
+        self._explained: set[tuple[int, str]] = set()
+        self.tally = Tally(self._probes)
+
+    def add(self, case: Case) -> None:
+        """Compares one case. Behind its first failure a case is left, since all that follows is off."""
+        comparison = StepComparison(self._probes, self._architecture.experts_per_token, self._exact)
+        pairs = zip(case.steps, self._oracle.run(case), self._graph.run(case), strict=True)
+        for step, reference, graph in pairs:
+            figures, changes = comparison.compare(step, reference, graph)
+            self.tally.add(case, step, figures, changes)
+            if not self._exact:
+                self.tally.add_divergence(self._divergence(step, reference, graph))
+                continue
+            place = locate(figures, reference, self._tolerance)
+            if place is None:
+                continue
+            if (place.layer, place.block) not in self._explained:
+                self._explained.add((place.layer, place.block))
+                chunk = self._architecture.layers[place.layer].chunk_size
+                place = explain(place, self._oracle.model, chunk, step, reference, graph)
+            if len(self._failures) < _KEPT_FAILURES:
+                self._failures.append(Failure.at(place, Spot.of(case, step, place.row, place.column)))
+            return
+
+    def all_failures(self) -> list[Failure]:
+        """Of an exact graph those of the cases, of another the first layer past a bound."""
+        return self._failures if self._exact else self.tally.first_beyond(self._tolerance)
+
+    def _divergence(self, step: Step, reference: StepValues, graph: StepValues) -> dict[str, np.ndarray]:
+        """KL divergence of the step's last tokens for every layer's output and for the logits, in nats."""
+        last = [row.nonzero()[0][-1] for row in step.real]
+        picked = (np.arange(step.batch), np.array(last))
+        found = {}
+        for probe in self._probes:
+            if probe.block not in ("output", LOGITS):
+                continue
+            pair = [values.values[probe.name][picked] for values in (reference, graph)]
+            if probe.block == "output":
+                expected, got = map(self._oracle.next_token_log_probabilities, pair)
+            else:
+                expected, got = map(_log_softmax, pair)
+            found[probe.name] = (np.exp(expected) * (expected - got)).sum(axis=-1)
+        return found
+
+
+def _check_model(graph: Path) -> None:
+    read_graph(graph)
+    onnx.checker.check_model(str(graph / "model.onnx"))
+
+
+def _log_softmax(logits: np.ndarray) -> np.ndarray:
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def _random_tokens(vocab_size: int, seed: int) -> list[int]:
+    return np.random.default_rng(seed).integers(0, vocab_size, size=_RANDOM_TOKENS).tolist()
+
+
+def _prompt_lengths(lengths: Sequence[int]) -> list[int]:
+    """The shortest, a middle and the longest of the lengths up to 256."""
+    short = sorted(length for length in lengths if length <= _LONGEST_PROMPT) or [min(lengths)]
+    return sorted({short[0], short[len(short) // 2], short[-1]})
