@@ -18,7 +18,7 @@ from optimum.utils import DummyPastKeyValuesGenerator, DummyTextInputGenerator, 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import save_graph
+from llama4_pipeline.graph.external_data import DATA_FILE, save_graph
 from llama4_pipeline.graph.functions import attach_functions
 from llama4_pipeline.graph.packed_weights import graph_tensor
 from llama4_pipeline.graph.probes import name_probes
@@ -71,21 +71,19 @@ def export_graph(
     _make_optional(model, "logits_to_keep", np.array(0, np.int64))
     model.graph.outputs[0].shape = ir.Shape(["batch", "kept", checkpoint.architecture.vocab_size])
     model.metadata_props.update({"llama4.form": "portable", "llama4.max_context": str(max_context)})
-    weights = [v for v in model.graph.initializers.values() if _is_parameter(v)]
-    for value in weights:
-        assert value.name is not None
-        if with_weights:
-            value.const_value = graph_tensor(value.name, value.shape.numpy(), checkpoint.weights)
-        else:
-            value.const_value = _absent(value)
+    weights = [
+        _weight(value, checkpoint if with_weights else None)
+        for value in model.graph.initializers.values()
+        if _is_parameter(value)
+    ]
     save_graph(model, out, share_weights=not with_weights)
     checkpoint.copy_sidecars(out)
     return ExportReport(
         opset=model.opset_imports[""],
         nodes=dict(Counter(node.op_type for node in model.graph).most_common()),
         functions=functions,
-        parameters=sum(v.const_value.size for v in weights),
-        weight_bytes=sum(v.const_value.nbytes for v in weights),
+        parameters=sum(weight.size for weight in weights),
+        weight_bytes=sum(weight.nbytes for weight in weights),
         trace_seconds=traced,
         seconds=time.monotonic() - start,
     )
@@ -101,7 +99,7 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
         raise InputError(
             f"hidden_act {config.hidden_act!r} is not exportable: the experts' kernels compute silu only"
         )
-    rope = config.rope_parameters["rope_type"]
+    rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(
             f"rope type {rope!r} changes with the length and cannot be exported: use {_STATIC_ROPE}"
@@ -190,10 +188,17 @@ def _is_parameter(value: ir.Value) -> bool:
     return bool(re.match(r"(model\.|lm_head\.)", name)) and not name.endswith("inverse_frequencies")
 
 
-def _absent(value: ir.Value) -> ir.ExternalTensor:
-    shape = value.shape
-    assert shape is not None and value.dtype is not None
-    return ir.ExternalTensor("model.onnx.data", None, None, value.dtype, shape=shape, name=value.name or "")
+def _weight(value: ir.Value, checkpoint: Checkpoint | None) -> ir.TensorProtocol:
+    """Fills an initializer from the checkpoint, or, without one, names a place in a data file that is not there."""
+    name, shape, dtype = value.name, value.shape, value.dtype
+    assert name is not None and shape is not None and dtype is not None
+    tensor: ir.TensorProtocol
+    if checkpoint:
+        tensor = graph_tensor(name, tuple(int(d) for d in shape.numpy()), checkpoint.weights)
+    else:
+        tensor = ir.ExternalTensor(DATA_FILE, None, None, dtype, shape=shape, name=name, base_dir="")
+    value.const_value = tensor
+    return tensor
 
 
 def _make_optional(model: ir.Model, name: str, default: np.ndarray) -> None:

@@ -100,7 +100,8 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool) -> None:
         if share_weights and isinstance(value.const_value, ir.ExternalTensor)
     }
     for location, path in shared.items():
-        link_or_copy(path, out / location)
+        if path.is_file():  # a graph written without its weights names a file that is not there
+            link_or_copy(path, out / location)
     large = [value for value in initializers if _goes_outside(value.const_value, set(shared))]
     kept = {value.name: value.const_value for value in initializers}
     location = _free_name(set(shared))

@@ -8,6 +8,8 @@ and value heads, D head size, E experts, I expert width, V vocabulary.
 The reference is `modeling_llama4.py` of transformers; the docstrings name the class that each module stands for.
 """
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
@@ -69,14 +71,15 @@ class _TextModel(nn.Module):
         self, input_ids: torch.Tensor, mask: torch.Tensor, position_ids: torch.Tensor, past: list[KeyValue]
     ) -> tuple[torch.Tensor, list[KeyValue]]:
         shared = self._shared(input_ids, mask, position_ids)
+        layers = cast("list[_DecoderLayer]", list(self.layers))
+        norms = [layer.input_layernorm for layer in layers] + [self.norm]
         residual = self.embed_tokens(input_ids)  # [B, S, H]
-        hidden = self.layers[0].input_layernorm.first(residual)
+        hidden = norms[0].first(residual)
         present: list[KeyValue] = []
-        for i, layer in enumerate(self.layers):
-            delta, residual, cache = layer(hidden, residual, past[i], shared)
-            present.append(cache)
-            norm = self.layers[i + 1].input_layernorm if i + 1 < len(self.layers) else self.norm
-            hidden, residual = norm(delta, residual)
+        for layer, cache, next_norm in zip(layers, past, norms[1:], strict=True):
+            delta, residual, grown = layer(hidden, residual, cache, shared)
+            present.append(grown)
+            hidden, residual = next_norm(delta, residual)
         return hidden, present
 
     def _shared(
@@ -158,6 +161,7 @@ class _Attention(nn.Module):
         qkv = self.qkv_proj(hidden)  # [B, S, (N + 2 K) D]
         bias = shared["chunked" if self.layer.chunk_size else "causal"]
         attributes = {"num_heads": self.heads, "kv_num_heads": self.kv_heads, "scale": self.head_dim**-0.5}
+        extra: tuple[torch.Tensor, ...]
         if self.layer.uses_rope:
             operator, extra = "RotaryAttention", (shared["cos"], shared["sin"])
             if self.layer.qk_norm:
@@ -226,13 +230,14 @@ class _Norm(nn.Module):
 
     def forward(self, delta: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(norm(residual + delta), residual + delta), each [B, S, H]."""
-        return _call_many(
+        normed, total = _call_many(
             "SkipRMSNormalization",
             (delta, residual, self.weight),
             (residual.dtype,) * 2,
             (residual.shape,) * 2,
             epsilon=self.epsilon,
         )
+        return normed, total
 
     def first(self, residual: torch.Tensor) -> torch.Tensor:
         """norm(residual): nothing is added before the first layer."""
@@ -254,14 +259,12 @@ class _Linear(nn.Module):
         return y if self.bias is None else y + self.bias
 
 
-def _call(
-    name: str, inputs: tuple, dtype: torch.dtype, shape: tuple, **attributes: int | float
-) -> torch.Tensor:
+def _call(name: str, inputs: tuple, dtype: torch.dtype, shape: tuple, **attributes: Any) -> torch.Tensor:
     return torch.onnx.ops.symbolic(f"llama4::{name}", inputs, attributes, dtype=dtype, shape=shape, version=1)
 
 
 def _call_many(
-    name: str, inputs: tuple, dtypes: tuple, shapes: tuple, **attributes: int | float
+    name: str, inputs: tuple, dtypes: tuple, shapes: tuple, **attributes: Any
 ) -> tuple[torch.Tensor, ...]:
     return tuple(
         torch.onnx.ops.symbolic_multi_out(

@@ -35,7 +35,8 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
     _qkv, past_key, past_value, bias = call.inputs[:4]
     heads, kv_heads = call.attributes["num_heads"].as_int(), call.attributes["kv_num_heads"].as_int()
     assert past_key is not None and past_key.shape is not None
-    head_dim = int(past_key.shape[3])
+    head_dim = past_key.shape[3]
+    assert isinstance(head_dim, int)
     nodes = tape.Tape()
     query, key, value = _operands(rewriter, rows, nodes, call, heads, kv_heads, head_dim)
     rotary = "Rotary" in call.op_type

@@ -13,7 +13,7 @@ from onnx_ir import tape
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 
 OPERATORS = ("MixtureOfExperts",)
-MOE_ATTRIBUTES = {
+MOE_ATTRIBUTES: dict[str, int | float | str] = {
     "k": 1,
     "normalize_routing_weights": 1,
     "activation_type": "swiglu",
@@ -66,4 +66,4 @@ def _moe(nodes: tape.Tape, call: ir.Node, scaled: ir.Value, logits: ir.Value) ->
 def _experts(call: ir.Node) -> int:
     gate_up = call.inputs[2]
     assert gate_up is not None and gate_up.shape is not None
-    return int(gate_up.shape[0])
+    return int(gate_up.shape.numpy()[0])

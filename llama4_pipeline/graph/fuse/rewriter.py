@@ -49,7 +49,9 @@ class Rewriter:
         """An initializer, made once for each name."""
 
         def make() -> ir.Value:
-            value = ir.Value(name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype))
+            value = ir.Value(
+                name=name, shape=ir.Shape(tensor.shape.numpy()), type=ir.TensorType(tensor.dtype)
+            )
             value.const_value = tensor
             self.graph.register_initializer(value)
             return value
