@@ -15,12 +15,14 @@ import numpy as np
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import (
     Perplexity,
+    count_targets,
     default_context,
     log_softmax,
     predictions,
     row_blocks,
     standard_error,
 )
+from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 
 
@@ -75,7 +77,12 @@ def measure_divergence(
         predictions(reference, documents, context, stride),
         strict=True,
     )
-    return _summarize([_compare(logits, base, targets) for (logits, targets), (base, _) in windows])
+    compared = []
+    with Progress("divergence", total=count_targets(documents), unit="tokens") as progress:
+        for (logits, targets), (reference_logits, _) in windows:
+            compared.append(_compare(logits, reference_logits, targets))
+            progress.advance(len(targets))
+    return _summarize(compared)
 
 
 @dataclass(frozen=True)

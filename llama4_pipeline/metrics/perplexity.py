@@ -1,7 +1,7 @@
 """Perplexity by a sliding window with a stride, every token of a text scored exactly once.
 
 The windows are those of the Hugging Face guide (https://huggingface.co/docs/transformers/perplexity): each
-holds at most `context` tokens, starts `stride` after the one before, and scores only what no earlier window has.
+holds at most `context` tokens, starts `stride` after the one before, and scores what none before it has.
 """
 
 import math
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 
 _LONGEST_CONTEXT = 1024
@@ -50,8 +51,8 @@ def measure_perplexity(
 ) -> Perplexity:
     """Measures the perplexity of a decoder on tokenized documents.
 
-    A document of n tokens gives n - 1 predictions: its first token is the condition, so a tokenizer that begins
-    a text with a special token has all of the text scored. Documents do not see each other.
+    A document of n tokens gives n - 1 predictions: its first token is the condition, so a tokenizer that
+    begins a text with a special token has all of the text scored. Documents do not see each other.
 
     Args:
         decoder: any engine.
@@ -62,21 +63,23 @@ def measure_perplexity(
     Raises:
         InputError: context or stride do not fit the decoder, or no document has two tokens.
     """
-    losses = [
-        token_losses(logits, targets) for logits, targets in predictions(decoder, documents, context, stride)
-    ]
+    losses = []
+    with Progress("perplexity", total=count_targets(documents), unit="tokens") as progress:
+        for logits, targets in predictions(decoder, documents, context, stride):
+            losses.append(token_losses(logits, targets))
+            progress.advance(len(targets))
     return Perplexity.from_losses(np.concatenate(losses))
 
 
 def predictions(
     decoder: Decoder, documents: Sequence[np.ndarray], context: int | None = None, stride: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Runs the windows; yields float32 logits [scored, vocab] of each and the int64 tokens [scored] that came.
+    """Runs the windows; yields of each float32 logits [scored, vocab] and the int64 tokens [scored].
 
     Arguments are checked and windows run as the iterator is consumed; one window's logits live at a time.
     """
     context, stride = _window_sizes(decoder, context, stride)
-    if not any(len(document) > 1 for document in documents):
+    if not count_targets(documents):
         raise InputError("perplexity needs a text of at least two tokens; give a longer file")
     for document in documents:
         for window in windows(len(document), context, stride):
@@ -84,6 +87,11 @@ def predictions(
             tokens = np.asarray(document[window.start : window.stop], dtype=np.int64)
             logits = decoder.forward(tokens[None, :-1], logits_to_keep=window.scored)
             yield logits[0], tokens[-window.scored :]
+
+
+def count_targets(documents: Sequence[np.ndarray]) -> int:
+    """Number of predictions that the documents give."""
+    return sum(max(0, len(document) - 1) for document in documents)
 
 
 def default_context(*decoders: Decoder) -> int:

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
+from llama4_pipeline.data.samples import ClassifySample, SummariseSample
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import standard_error
+from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.generate import FINISHED, generate, pad_left
 
@@ -19,23 +21,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
-
-
-@dataclass(frozen=True)
-class Classification:
-    """A prompt whose continuation names one of the choices."""
-
-    prompt: str
-    choices: tuple[str, ...]
-    answer: str
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A prompt whose continuation is a summary, and a summary written by a person."""
-
-    prompt: str
-    reference: str
 
 
 @dataclass(frozen=True)
@@ -55,7 +40,7 @@ class Score:
 def classification_accuracy(
     decoder: Decoder,
     tokenizer: "PreTrainedTokenizerBase",
-    samples: Sequence[Classification],
+    samples: Sequence[ClassifySample],
     *,
     batch_size: int = 8,
 ) -> Score:
@@ -83,14 +68,14 @@ def classification_accuracy(
 def summary_rouge(
     decoder: Decoder,
     tokenizer: "PreTrainedTokenizerBase",
-    samples: Sequence[Summary],
+    samples: Sequence[SummariseSample],
     *,
     max_new_tokens: int = 48,
     batch_size: int = 8,
 ) -> dict[str, Score]:
-    """ROUGE-1, ROUGE-2 and ROUGE-L F-measure (0 to 1, stemmed) of the greedy summaries, by the scorer's names.
+    """ROUGE-1, ROUGE-2 and ROUGE-L F-measure (0 to 1, stemmed) of greedy summaries, by the scorer's names.
 
-    Of a summary only the first line counts where the reference is one line: a title ends at the end of its line.
+    Where the reference is one line, only the first line of the summary counts: a title ends with its line.
     """
     prompts = [sample.prompt for sample in samples]
     texts = greedy_continuations(
@@ -131,19 +116,21 @@ def greedy_continuations(
     for number, tokens in enumerate(encoded, start=1):
         if len(tokens) + max_new_tokens > decoder.max_context:
             raise InputError(
-                f"task prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it does not fit "
-                f"the {decoder.max_context} tokens of {decoder.engine}: shorten it"
+                f"task prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it does "
+                f"not fit the {decoder.max_context} tokens of {decoder.engine}: shorten it"
             )
     stop_tokens = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     continued: list[list[int]] = [[]] * len(prompts)
-    for rows in _batches_of_similar_length(encoded, batch_size):
-        input_ids, attention_mask = pad_left([encoded[row] for row in rows])
-        decoder.reset()
-        steps = generate(
-            decoder, input_ids, attention_mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
-        )
-        for row, new_tokens in zip(rows, np.stack(list(steps), axis=1).tolist(), strict=True):
-            continued[row] = _before_stop(new_tokens, stop_tokens)
+    with Progress("tasks", total=len(prompts), unit="prompts") as progress:
+        for rows in _batches_of_similar_length(encoded, batch_size):
+            input_ids, attention_mask = pad_left([encoded[row] for row in rows])
+            decoder.reset()
+            steps = generate(
+                decoder, input_ids, attention_mask, max_new_tokens=max_new_tokens, stop_tokens=stop_tokens
+            )
+            for row, new_tokens in zip(rows, np.stack(list(steps), axis=1).tolist(), strict=True):
+                continued[row] = _before_stop(new_tokens, stop_tokens)
+            progress.advance(len(rows))
     return tokenizer.batch_decode(continued, skip_special_tokens=True)
 
 

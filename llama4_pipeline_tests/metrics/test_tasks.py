@@ -1,11 +1,10 @@
 import pytest
 import torch
 
+from llama4_pipeline.data.samples import ClassifySample, SummariseSample
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.tasks import (
-    Classification,
     Score,
-    Summary,
     classification_accuracy,
     greedy_continuations,
     predicted_choice,
@@ -31,10 +30,10 @@ def test_accuracy_counts_the_continuations_that_begin_with_the_answer(decoder, t
     ]
     wrong = "w60" if firsts[0] != "w60" else "w61"
     samples = [
-        Classification(prompt, (first, wrong), first) for prompt, first in zip(_PROMPTS, firsts, strict=True)
+        ClassifySample(prompt, (first, wrong), first) for prompt, first in zip(_PROMPTS, firsts, strict=True)
     ]
     assert classification_accuracy(decoder, tokenizer, samples) == Score(1.0, 0.0, 5)
-    samples[0] = Classification(_PROMPTS[0], (firsts[0], wrong), wrong)
+    samples[0] = ClassifySample(_PROMPTS[0], (firsts[0], wrong), wrong)
     accuracy = classification_accuracy(decoder, tokenizer, samples)
     assert (accuracy.mean, accuracy.samples) == (0.8, 5)
     assert accuracy.stderr == pytest.approx(0.2)
@@ -42,14 +41,14 @@ def test_accuracy_counts_the_continuations_that_begin_with_the_answer(decoder, t
 
 def test_rouge_is_one_for_the_models_own_words_and_none_for_others(decoder, tokenizer):
     texts = greedy_continuations(decoder, tokenizer, _PROMPTS, max_new_tokens=6)
-    own = [Summary(prompt, text) for prompt, text in zip(_PROMPTS, texts, strict=True)]
+    own = [SummariseSample(prompt, text) for prompt, text in zip(_PROMPTS, texts, strict=True)]
     scores = summary_rouge(decoder, tokenizer, own, max_new_tokens=6)
     assert {name: score.mean for name, score in scores.items()} == {
         "rouge1": 1.0,
         "rouge2": 1.0,
         "rougeL": 1.0,
     }
-    other = [Summary(prompt, "nothing alike") for prompt in _PROMPTS]
+    other = [SummariseSample(prompt, "nothing alike") for prompt in _PROMPTS]
     assert all(
         score.mean == 0.0 for score in summary_rouge(decoder, tokenizer, other, max_new_tokens=6).values()
     )

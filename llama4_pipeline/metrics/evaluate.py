@@ -1,0 +1,141 @@
+"""All that is known of an engine's quality, in one record: what `eval` prints and the table shows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from llama4_pipeline.data.samples import ClassifySample, Sample, SummariseSample, TextSample, read_samples
+from llama4_pipeline.metrics.divergence import measure_divergence
+from llama4_pipeline.metrics.perplexity import measure_perplexity
+from llama4_pipeline.metrics.tasks import classification_accuracy, summary_rouge
+from llama4_pipeline.runtime.decoder import Decoder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ROWS_OF_SAMPLES = (".jsonl", ".parquet")
+
+
+class QualityResult(BaseModel):
+    """Quality of one engine. None: the data holds nothing to measure it with, or no reference was given.
+
+    Standard errors stand beside their figures. Divergences are nats per token; agreement, ROUGE and accuracy are
+    shares from 0 to 1.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int | None = None
+    """Tokens predicted, exactly: all of the texts but the first of each."""
+    perplexity: float | None = None
+    perplexity_stderr: float | None = None
+    reference_perplexity: float | None = None
+    perplexity_ratio: float | None = None
+    """Perplexity over the reference's; its error is that of the paired differences."""
+    perplexity_ratio_stderr: float | None = None
+    kl_divergence: float | None = None
+    kl_stderr: float | None = None
+    kl_p99: float | None = None
+    kl_max: float | None = None
+    top1_agreement: float | None = None
+    top1_stderr: float | None = None
+    summaries: int | None = None
+    rouge1: float | None = None
+    rouge1_stderr: float | None = None
+    rouge2: float | None = None
+    rouge2_stderr: float | None = None
+    rougeL: float | None = None  # noqa: N815  the metric's name
+    rougeL_stderr: float | None = None  # noqa: N815
+    classifications: int | None = None
+    accuracy: float | None = None
+    accuracy_stderr: float | None = None
+
+
+def evaluate(
+    decoder: Decoder,
+    tokenizer: "PreTrainedTokenizerBase",
+    data: str | Path | Mapping[str, str | Path],
+    reference: Decoder | None = None,
+    *,
+    context: int | None = None,
+    stride: int | None = None,
+) -> QualityResult:
+    """Measures everything that the data allows.
+
+    Args:
+        decoder: the engine that is judged.
+        tokenizer: of the model, used as it is: special tokens it begins a text with are part of the text.
+        data: one source or several by name, each what `read_samples` takes; kinds of rows may be mixed. A plain
+            text file is one document.
+        reference: the engine to compare with; without it there is no divergence.
+        context, stride: of the perplexity's windows, as in `measure_perplexity`.
+
+    Raises:
+        InputError: bad data, named by line; a text or a prompt that does not fit the decoder.
+    """
+    sources = data.values() if isinstance(data, Mapping) else [data]
+    samples = [sample for source in sources for sample in _samples(source)]
+    documents = [_encode(tokenizer, each.text) for each in samples if isinstance(each, TextSample)]
+    summaries = [each for each in samples if isinstance(each, SummariseSample)]
+    classifications = [each for each in samples if isinstance(each, ClassifySample)]
+    figures: dict[str, float] = {}
+    if documents:
+        figures |= _text_figures(decoder, reference, documents, context, stride)
+    if summaries:
+        figures["summaries"] = len(summaries)
+        for name, score in summary_rouge(decoder, tokenizer, summaries).items():
+            figures |= {name: score.mean, f"{name}_stderr": score.stderr}
+    if classifications:
+        accuracy = classification_accuracy(decoder, tokenizer, classifications)
+        figures |= {
+            "classifications": accuracy.samples,
+            "accuracy": accuracy.mean,
+            "accuracy_stderr": accuracy.stderr,
+        }
+    return QualityResult.model_validate(
+        {name: value for name, value in figures.items() if not math.isnan(value)}
+    )
+
+
+def _text_figures(
+    decoder: Decoder,
+    reference: Decoder | None,
+    documents: Sequence[np.ndarray],
+    context: int | None,
+    stride: int | None,
+) -> dict[str, float]:
+    if reference is None:
+        alone = measure_perplexity(decoder, documents, context=context, stride=stride)
+        return {"tokens": alone.tokens, "perplexity": alone.value, "perplexity_stderr": alone.stderr}
+    compared = measure_divergence(decoder, reference, documents, context=context, stride=stride)
+    return {
+        "tokens": compared.tokens,
+        "perplexity": compared.perplexity.value,
+        "perplexity_stderr": compared.perplexity.stderr,
+        "reference_perplexity": compared.reference_perplexity.value,
+        "perplexity_ratio": compared.perplexity_ratio,
+        "perplexity_ratio_stderr": compared.perplexity_ratio_stderr,
+        "kl_divergence": compared.mean,
+        "kl_stderr": compared.stderr,
+        "kl_p99": compared.p99,
+        "kl_max": compared.maximum,
+        "top1_agreement": compared.top1_agreement,
+        "top1_stderr": compared.top1_stderr,
+    }
+
+
+def _samples(source: str | Path) -> list[Sample]:
+    """The samples of a source; plain text is kept whole, so that every token but the first has its context."""
+    samples = read_samples(source)
+    path = Path(source)
+    if path.is_file() and path.suffix not in _ROWS_OF_SAMPLES:
+        return [TextSample(path.read_text(encoding="utf-8"))]
+    return samples
+
+
+def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> np.ndarray:
+    return np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int64)

@@ -1,0 +1,58 @@
+import json
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.data.samples import ClassifySample, SummariseSample, TextSample, write_samples
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.metrics.divergence import measure_divergence
+from llama4_pipeline.metrics.evaluate import QualityResult, evaluate
+from llama4_pipeline.metrics.perplexity import measure_perplexity
+
+_TEXTS = [" ".join(f"w{60 + number % 71}" for number in range(start, 9 * start, 3)) for start in (10, 31)]
+_TASKS = [
+    SummariseSample("w60 w61", "w62 w63"),
+    SummariseSample("w70", "the more"),
+    ClassifySample("w80 w81", ("w60", "w61"), "w60"),
+]
+
+
+def _documents(tokenizer):
+    return [np.array(tokenizer(text)["input_ids"]) for text in _TEXTS]
+
+
+def test_mixed_rows_give_every_figure(decoder, disturbed, tokenizer, tmp_path):
+    write_samples([*map(TextSample, _TEXTS), *_TASKS], tmp_path / "data.jsonl")
+    quality = evaluate(disturbed, tokenizer, tmp_path / "data.jsonl", decoder)
+    compared = measure_divergence(disturbed, decoder, _documents(tokenizer))
+    assert (quality.tokens, quality.summaries, quality.classifications) == (compared.tokens, 2, 1)
+    assert quality.kl_divergence == compared.mean > 0
+    assert quality.perplexity == compared.perplexity.value
+    assert quality.reference_perplexity == compared.reference_perplexity.value
+    assert quality.accuracy in (0.0, 1.0)
+    unmeasured = {name for name, value in quality if value is None}
+    assert unmeasured == {"accuracy_stderr"}  # one sample has no spread
+    assert json.loads(quality.model_dump_json()) == quality.model_dump()
+
+
+def test_without_reference_and_tasks_only_the_perplexity_is_known(decoder, tokenizer, tmp_path):
+    write_samples(map(TextSample, _TEXTS), tmp_path / "validation.jsonl")
+    quality = evaluate(
+        decoder, tokenizer, {"validation": tmp_path / "validation.jsonl"}, context=50, stride=9
+    )
+    alone = measure_perplexity(decoder, _documents(tokenizer), context=50, stride=9)
+    expected = QualityResult(tokens=alone.tokens, perplexity=alone.value, perplexity_stderr=alone.stderr)
+    assert quality == expected
+
+
+def test_a_plain_text_file_is_one_document(decoder, tokenizer, tmp_path):
+    text = "\n\n".join(_TEXTS)
+    (tmp_path / "text.txt").write_text(text)
+    quality = evaluate(decoder, tokenizer, tmp_path / "text.txt")
+    assert quality.tokens == len(tokenizer(text)["input_ids"]) - 1
+
+
+def test_a_bad_row_is_named_by_line(decoder, tokenizer, tmp_path):
+    (tmp_path / "data.jsonl").write_text('{"text": "w60 w61"}\n{"txt": "w60"}\n')
+    with pytest.raises(InputError, match="line 2"):
+        evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
