@@ -21,6 +21,7 @@ from llama4_pipeline.llama4.checkpoint_directory import (
 )
 from llama4_pipeline.llama4.safetensors_file import write_file
 from llama4_pipeline.llama4.synthetic import DTYPES, SyntheticSource
+from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.llama4.weights import (
     INDEX_FILE,
     SINGLE_FILE,
@@ -133,18 +134,7 @@ class Checkpoint:
         Raises:
             InputError: There is none, or it is broken.
         """
-        if not any(
-            (self.directory / file).is_file() for file in ("tokenizer.json", "tokenizer.model", "vocab.json")
-        ):
-            raise InputError(
-                f"{self.directory}: no tokenizer.json; copy the tokenizer's files beside config.json"
-            )
-        from transformers import AutoTokenizer
-
-        try:
-            return AutoTokenizer.from_pretrained(self.directory)
-        except Exception as error:  # tokenizers raises bare Exception for a broken file
-            raise InputError(f"{self.directory}: the tokenizer does not load: {one_line(error)}") from error
+        return load_tokenizer(self.directory)
 
     def copy_sidecars(self, out: Path) -> None:
         """Writes what stands beside a graph: config.json, generation_config.json, tokenizer files.

@@ -1,0 +1,28 @@
+"""The tokenizer that lies beside a checkpoint's weights or a graph."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint_directory import one_line
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_ANY_OF = ("tokenizer.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer of a checkpoint or graph directory; code in the directory is never run.
+
+    Raises:
+        InputError: There is none, or it is broken.
+    """
+    if not any((directory / file).is_file() for file in _ANY_OF):
+        raise InputError(f"{directory}: no tokenizer.json; copy the tokenizer's files beside config.json")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(directory)
+    except Exception as error:  # tokenizers raises bare Exception for a broken file
+        raise InputError(f"{directory}: the tokenizer does not load: {one_line(error)}") from error
