@@ -116,13 +116,13 @@ class StreamedWeight:
 
     def _work(self) -> Iterator[tuple[int, np.ndarray, Method, Statistics | None]]:
         chosen: dict[int, tuple[Method, Statistics | None]] = {}
-        for expert, matrix in self.weight.matrices():
+        for expert, block in self.weight.blocks():
             if expert not in chosen:
                 chosen = {expert: self._choose(expert)}
             method, statistics = chosen[expert]
             step = max(method.piece_weights // self.weight.inputs, 1)
-            for start in range(0, matrix.shape[0], step):
-                yield expert, matrix[start : start + step], method, statistics
+            for start in range(0, len(block), step):
+                yield expert, block[start : start + step], method, statistics
 
     def _quantise_piece(
         self, expert: int, rows: np.ndarray, method: Method, statistics: Statistics | None

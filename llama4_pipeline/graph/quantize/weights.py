@@ -1,4 +1,4 @@
-"""Which initializers of a fused graph are quantised, which stay float and why, and how they are read in pieces."""
+"""Which initializers of a fused graph are quantised, which stay float and why, and in which layout they lie."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import PiecewiseTensor
+from llama4_pipeline.graph.quantize.blocks import column_blocks, expert_blocks, row_blocks
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _LARGE_WEIGHTS = 1024  # a smaller matrix left in float is not worth an error
@@ -62,19 +62,16 @@ class Weight:
         assert self.value.const_value is not None
         return self.value.const_value.nbytes
 
-    def matrices(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Expert number and [rows, inputs] matrix of the stored dtype, in order.
-
-        Matrices of an external tensor are views of the mapped file: what is not looked at is not read.
-        """
+    def blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Expert number and a block of its rows, [n, inputs] of the stored dtype, in order."""
         tensor = self.value.const_value
         assert tensor is not None
-        if isinstance(tensor, PiecewiseTensor) and self.layout is Layout.EXPERTS:
-            yield from _by_expert(tensor, self.rows, self.inputs)
-        elif self.layout is Layout.EXPERTS:
-            yield from enumerate(tensor.numpy())
+        if self.layout is Layout.EXPERTS:
+            yield from expert_blocks(tensor)
+        elif self.layout is Layout.ROWS_FIRST:
+            yield from ((0, block) for block in row_blocks(tensor))
         else:
-            yield 0, tensor.numpy().T if self.layout is Layout.INPUTS_FIRST else tensor.numpy()
+            yield from ((0, block) for block in column_blocks(tensor))
 
 
 def find_weights(graph: ir.Graph) -> tuple[list[Weight], dict[str, str]]:
@@ -137,7 +134,7 @@ def _reason_to_stay(value: ir.Value) -> str:
     if "router" in (value.name or ""):
         return "router: a rounded logit sends a token to another expert"
     if len(shape) < 2:
-        return "vector"
+        return "vector or scalar"
     if consumers == {"GroupQueryAttention"}:
         return "rotary table"
     if int(np.prod(shape)) < _LARGE_WEIGHTS:
@@ -146,16 +143,6 @@ def _reason_to_stay(value: ir.Value) -> str:
         f"{value.name} {list(shape)} feeds {', '.join(sorted(consumers)) or 'nothing'}, which has no quantised form: "
         "quantise a graph written by `export --form fused`"
     )
-
-
-def _by_expert(tensor: PiecewiseTensor, rows: int, inputs: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Numbers the pieces of an expert stack; each must be one expert."""
-    for expert, piece in enumerate(tensor.pieces()):
-        if piece.size != rows * inputs:
-            raise ValueError(
-                f"{tensor.name}: a piece of {piece.size} weights is not one expert of {rows} x {inputs}"
-            )
-        yield expert, piece.reshape(rows, inputs)
 
 
 def _shape(value: ir.Value) -> tuple[int, ...]:
