@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("packed, RoPE, no norm", {"use_qk_norm": False}),
+        ("NoPE without temperature", {"attn_temperature_tuning": False}),
+        ("all RoPE", {"no_rope_layers": [1, 1, 1, 1]}),
+        ("bias on projections", {"attention_bias": True}),
+        ("tied embeddings", {"tie_word_embeddings": True}),
+    ],
+)
+def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> None:
+    checkpoint = Checkpoint.open(
+        write_random_checkpoint(tmp_path / "checkpoint", num_hidden_layers=4, **changes)
+    )
+    export_graph(checkpoint, tmp_path / "portable", max_context=64)
+    fuse_graph(tmp_path / "portable", tmp_path / "fused")
+    ids, mask = random_ids(checkpoint, 1, 40), np.ones((1, 40), np.int64)
+
+    logits = Session(tmp_path / "fused").in_pieces(ids, mask, [23, 1, 16])
+
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4, name
+
+
+def test_no_chunk_mask_where_the_context_never_leaves_the_first_chunk(
+    checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    export_graph(checkpoint, tmp_path / "portable", max_context=16)
+    fuse_graph(tmp_path / "portable", tmp_path / "fused")
+
+    attention = [n for n in load_graph(tmp_path / "fused").graph if n.op_type == "GroupQueryAttention"]
+
+    assert all(len(node.inputs) < 11 or node.inputs[10] is None for node in attention)
+
+
+def test_context_beyond_the_limit_is_refused_by_the_runtime(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    export_graph(checkpoint, tmp_path / "portable", max_context=16)
+    fuse_graph(tmp_path / "portable", tmp_path / "fused")
+    ids, mask = random_ids(checkpoint, 1, 17), np.ones((1, 17), np.int64)
+
+    with pytest.raises(Exception, match="cos_cache dimension 0"):
+        Session(tmp_path / "fused").in_pieces(ids, mask, [17])

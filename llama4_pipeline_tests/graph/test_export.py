@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.graph.external_data import load_graph, skeleton
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
+
+
+def test_graph_reads_like_the_model(portable_graph: Path) -> None:
+    model = load_graph(portable_graph)
+
+    layer = [node.op_type for node in model.graph if node.name and node.name.startswith("layers.0.")]
+    operators = {node.op_type for node in model.graph if node.domain == "llama4"}
+    assert len(list(model.graph)) < 60
+    assert "SkipRMSNormalization" in layer and "MixtureOfExperts" in layer
+    assert {"NormalizedRotaryAttention", "TemperedAttention", "SwiGLU", "ChunkedCausalBias"} <= operators
+
+
+def test_inputs_and_outputs_carry_the_names_of_optimum(portable_graph: Path) -> None:
+    graph = load_graph(portable_graph).graph
+
+    caches = [f"past_key_values.{i}.{kind}" for i in range(4) for kind in ("key", "value")]
+    assert [value.name for value in graph.inputs] == [
+        "input_ids", "attention_mask", "position_ids", *caches, "logits_to_keep",
+    ]  # fmt: skip
+    assert [value.name for value in graph.outputs] == [
+        "logits", *(name.replace("past_key_values", "present") for name in caches),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("pieces", [[40], [17, 1, 1, 21], [1] * 40])
+def test_left_padded_batch_in_pieces_equals_transformers(
+    portable_graph: Path, checkpoint: Checkpoint, pieces: list[int]
+) -> None:
+    ids, mask = random_ids(checkpoint, 3, 40), np.ones((3, 40), np.int64)
+    mask[1, :5] = mask[2, :19] = 0
+
+    logits = Session(portable_graph).in_pieces(ids, mask, pieces)
+
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+
+
+def test_only_the_wanted_logits_are_computed(portable_graph: Path, checkpoint: Checkpoint) -> None:
+    ids, mask = random_ids(checkpoint, 2, 9), np.ones((2, 9), np.int64)
+    session = Session(portable_graph)
+
+    every, _ = session.run(ids, mask, session.empty(2))
+    last, _ = session.run(ids, mask, session.empty(2), keep=2)
+
+    assert every.shape[1] == 9
+    np.testing.assert_allclose(last, every[:, -2:], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [18, 23])
+def test_opset_is_a_parameter(checkpoint: Checkpoint, tmp_path: Path, opset: int) -> None:
+    report = export_graph(checkpoint, tmp_path / "graph", opset=opset, max_context=64)
+    ids, mask = random_ids(checkpoint, 1, 20), np.ones((1, 20), np.int64)
+
+    logits = Session(tmp_path / "graph").in_pieces(ids, mask, [20])
+
+    assert report.opset == opset
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+
+
+def test_graph_without_weights_is_sound_and_has_no_data_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    report = export_graph(checkpoint, tmp_path / "graph", max_context=64, with_weights=False)
+
+    onnx.checker.check_model(skeleton(load_graph(tmp_path / "graph")), full_check=True)
+    assert not (tmp_path / "graph" / "model.onnx.data").exists()
+    assert report.parameters == checkpoint.architecture.parameters()
+
+
+def test_old_opset_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="opset 17 is too old"):
+        export_graph(checkpoint, tmp_path / "graph", opset=17, max_context=64)
+    assert not (tmp_path / "graph").exists()
