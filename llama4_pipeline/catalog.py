@@ -1,0 +1,248 @@
+"""The catalog of models: what each is, where its weights come from, how it is measured. Imports no heavy library."""
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.text_config import DEFAULTS
+from llama4_pipeline.needs import Demand, Needs, needs
+
+USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
+CATALOG_FILE = Path(__file__).with_suffix(".toml")
+# Model names are partition keys and directory names.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+|local:.+")
+_SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME" or "local:DIR"'
+# Keys of Llama4TextConfig that do not shape the tensors.
+_OTHER_CONFIG_KEYS = {
+    "rope_parameters",
+    "initializer_range",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    "attention_dropout",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+}
+
+PositiveInt = Annotated[StrictInt, Field(gt=0)]
+
+
+class BenchmarkPlan(BaseModel):
+    """How a model is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    prompt_tokens: PositiveInt = 128
+    new_tokens: PositiveInt = 32
+    batch_sizes: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
+    repeats: PositiveInt = 1
+
+
+class ModelSpec(BaseModel):
+    """One table [models.NAME] of a catalog file.
+
+    Attributes:
+        name: The table's name.
+        description: What it is, in one line.
+        source: "trained", "random", "hub:ORG/NAME" or "local:DIR".
+        config: Keyword arguments of `transformers.Llama4TextConfig`. For hub and local models the checkpoint's
+            config.json rules, and this may be empty.
+        dtype: What the checkpoint is stored in.
+        seed: Of training, or of random weights.
+        nightly: Whether the nightly schedule measures it.
+        max_context: Tokens that the fused graph and the measurements support.
+        benchmark: How it is measured.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: StrictStr
+    description: StrictStr
+    source: StrictStr
+    config: dict[str, Any] = Field(default_factory=dict)
+    dtype: Literal["float32", "float16", "bfloat16"] = "bfloat16"
+    seed: Annotated[StrictInt, Field(ge=0)] = 0
+    nightly: StrictBool = False
+    max_context: PositiveInt
+    benchmark: BenchmarkPlan = BenchmarkPlan()
+
+    @property
+    def has_trained_weights(self) -> bool:
+        """False where perplexity, ROUGE and accuracy would mean nothing: 'random weights' stands there."""
+        return self.source != "random"
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """What `config` describes; None where only the checkpoint knows."""
+        return Architecture.from_config(self.config) if self.config else None
+
+    def needs(self, stage: str) -> Needs | None:
+        """Memory and disk that a stage needs for this model; None where only the checkpoint knows."""
+        if self.architecture is None:
+            return None
+        tokens = self.benchmark.prompt_tokens + self.benchmark.new_tokens
+        demand = Demand(
+            architecture=self.architecture,
+            source=self.source.partition(":")[0],
+            dtype=self.dtype,
+            cached_tokens=tokens * max(self.benchmark.batch_sizes),
+        )
+        return needs(demand, stage)
+
+    @field_validator("source")
+    @classmethod
+    def _check_source(cls, source: str) -> str:
+        if not _SOURCE.fullmatch(source):
+            raise ValueError(_SOURCE_FORMS)
+        return source
+
+    @field_validator("config")
+    @classmethod
+    def _check_config(cls, config: dict[str, Any]) -> dict[str, Any]:
+        known = DEFAULTS.keys() | _OTHER_CONFIG_KEYS
+        for key in config.keys() - known:
+            raise ValueError(f"keys of Llama4TextConfig; {key} is none{_nearest(key, known)}")
+        if not isinstance(config.get("rope_parameters", {}), dict):
+            raise ValueError("rope_parameters to be a table")
+        return config
+
+    @model_validator(mode="after")
+    def _check_together(self) -> "ModelSpec":
+        if not self.config and self.source in ("trained", "random"):
+            raise ValueError(f"a config, since source is {self.source!r}")
+        try:
+            architecture = self.architecture
+        except InputError as error:
+            raise ValueError(f"a valid config; {error}") from error
+        if architecture and self.max_context > architecture.max_position_embeddings:
+            raise ValueError(
+                f"max_context of at most max_position_embeddings ({architecture.max_position_embeddings})"
+            )
+        if self.benchmark.prompt_tokens + self.benchmark.new_tokens > self.max_context:
+            raise ValueError(
+                f"benchmark.prompt_tokens + new_tokens of at most max_context ({self.max_context})"
+            )
+        return self
+
+
+def load_catalog(user_file: Path | None = None) -> dict[str, ModelSpec]:
+    """Reads the package's catalog and the user's, whose tables add models and replace keys of the package's.
+
+    Args:
+        user_file: The user's catalog; by default the file that $LLAMA4_PIPELINE_CATALOG names, if any.
+
+    Returns:
+        Models by name, the package's first.
+
+    Raises:
+        InputError: A file or a table is wrong; the message names file, table and key and what was expected.
+    """
+    tables = {name: (table, CATALOG_FILE) for name, table in _read_tables(CATALOG_FILE).items()}
+    named = os.environ.get(USER_CATALOG_VARIABLE)
+    user_file = user_file or (Path(named) if named else None)
+    if user_file is not None:
+        for name, table in _read_tables(user_file).items():
+            inherited, _ = tables.get(name, ({}, user_file))
+            tables[name] = ({**inherited, **table}, user_file)
+    return {name: _model(name, table, file) for name, (table, file) in tables.items()}
+
+
+def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> ModelSpec:
+    """The model of a name.
+
+    Args:
+        name: As `llama4-pipeline models` lists it.
+        catalog: Where to look; `load_catalog()` by default.
+
+    Raises:
+        InputError: There is none; the message suggests the nearest.
+    """
+    models = load_catalog() if catalog is None else catalog
+    if name not in models:
+        hint = _nearest(name, models) or f"; the catalog has {', '.join(models)}"
+        raise InputError(f"no model {name!r} in the catalog{hint}")
+    return models[name]
+
+
+def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{file}: {error.strerror}; ${USER_CATALOG_VARIABLE} names the user's catalog"
+        ) from error
+    except ValueError as error:
+        raise InputError(f"{file}: not TOML: {error}") from error
+    models = content.pop("models", {})
+    if content or not isinstance(models, dict):
+        found = next(iter(content), "models")
+        raise InputError(f"{file}: {found} is not a table [models.NAME], and a catalog holds nothing else")
+    for name, table in models.items():
+        if not isinstance(table, dict):
+            raise InputError(f"{file}: models.{name} is {table!r}, expected a table [models.{name}]")
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"{file}: the model name {name!r} is a directory's too, expected a-z, 0-9, '.', '_' and '-', "
+                "a letter or digit first"
+            )
+        _resolve_directory(table, file)
+    return models
+
+
+def _resolve_directory(table: dict[str, Any], file: Path) -> None:
+    """Makes the directory of a "local:DIR" source absolute: it is relative to the catalog file."""
+    kind, _, directory = str(table.get("source")).partition(":")
+    if kind == "local" and directory:
+        table["source"] = f"local:{(file.parent / Path(directory).expanduser()).resolve()}"
+
+
+def _model(name: str, table: dict[str, Any], file: Path) -> ModelSpec:
+    if "name" in table:
+        raise InputError(f"{file}: [models.{name}]: key name is unknown; the table's name is the model's")
+    try:
+        return ModelSpec(name=name, **table)
+    except ValidationError as error:
+        raise InputError(f"{file}: [models.{name}]: {_complaint(error)}") from error
+
+
+def _complaint(error: ValidationError) -> str:
+    """One thing wrong, as: key, what it is, what was expected. An unknown key goes first: it explains a missing one."""
+    first = min(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
+    key = ".".join(map(str, first["loc"]))
+    expected = first["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    if first["type"] == "missing":
+        return f"key {key} is missing"
+    if first["type"] == "extra_forbidden":
+        fields = BenchmarkPlan.model_fields if key.startswith("benchmark.") else ModelSpec.model_fields
+        known = sorted(fields.keys() - {"name"})
+        hint = _nearest(str(first["loc"][-1]), known) or f", expected one of {', '.join(known)}"
+        return f"key {key} is unknown{hint}"
+    if not key or key == "config":
+        return f"{key and 'key config: '}expected {expected}"
+    return f"key {key} is {first['input']!r}, expected {expected}"
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    """A hint at the nearest of the known names, or nothing where none is near."""
+    found = difflib.get_close_matches(name.lower(), list(known), n=1)
+    return f"; did you mean {found[0]}?" if found else ""

@@ -1,0 +1,91 @@
+"""What memory and disk each stage needs for a model, computed from its architecture; nothing is typed by hand."""
+
+import math
+from dataclasses import dataclass
+
+from llama4_pipeline.llama4.architecture import Architecture
+
+_DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
+_GRAPH_BYTES = 4  # the exported graph computes in float32
+# Bits of a weight with its share of scales: a float16 scale for each block of 32.
+_GRAPH_BITS = {"exported_graph": 32, "fp16_graph": 16, "int8_graph": 8.5, "int4_graph": 4.5}
+_PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
+_STREAM_BYTES = 2 << 30  # a stage that passes weights through in pieces, beside the pieces
+_TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
+_STREAMED = {
+    "exported_graph",
+    "simplified_graph",
+    "optimized_graph",
+    "fp16_graph",
+    "int8_graph",
+    "int4_graph",
+}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Bytes of memory while a stage runs, and of disk for what it leaves."""
+
+    memory_bytes: int
+    disk_bytes: int
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What decides how much a model needs.
+
+    Attributes:
+        architecture: Its layers and widths.
+        source: "trained", "random", "hub" or "local".
+        dtype: What its checkpoint is stored in.
+        cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
+    """
+
+    architecture: Architecture
+    source: str
+    dtype: str
+    cached_tokens: int
+
+
+def needs(demand: Demand, stage: str) -> Needs:
+    """Memory and disk of one stage.
+
+    An estimate from above, to refuse a stage before it starts: weights at the width they have in that stage, the
+    KV cache where a model runs, and the process itself. Graphs share one data file until weights change.
+
+    Args:
+        demand: The model.
+        stage: Name of a stage of the pipeline; one that handles no weights needs a process only.
+    """
+    return Needs(math.ceil(_memory(demand, stage)), math.ceil(_disk(demand, stage)))
+
+
+def _memory(demand: Demand, stage: str) -> float:
+    parameters = demand.architecture.parameters()
+    stored = parameters * _DTYPE_BYTES[demand.dtype]
+    full = parameters * _GRAPH_BYTES
+    cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
+    if stage == "checkpoint" and demand.source == "trained":
+        return _PROCESS_BYTES + parameters * _TRAINING_BYTES
+    if stage == "pytorch_baseline":
+        return _PROCESS_BYTES + stored + cache
+    if stage == "validated_graph":  # PyTorch and ONNX Runtime side by side, in float32
+        return _PROCESS_BYTES + 2 * full
+    if stage == "benchmarks":  # one engine at a time
+        return _PROCESS_BYTES + max(full, stored) + cache
+    if stage in _STREAMED:
+        return _STREAM_BYTES + 3 * _largest_piece(demand.architecture) * _GRAPH_BYTES
+    return _PROCESS_BYTES
+
+
+def _disk(demand: Demand, stage: str) -> float:
+    parameters = demand.architecture.parameters()
+    if stage == "checkpoint" and demand.source in ("trained", "hub"):
+        return parameters * _DTYPE_BYTES[demand.dtype]
+    return parameters * _GRAPH_BITS.get(stage, 0) / 8
+
+
+def _largest_piece(architecture: Architecture) -> int:
+    """Elements of the largest tensor that is handled whole: a matrix, or one expert of a stack."""
+    shapes = architecture.checkpoint_tensors().values()
+    return max(math.prod(shape[-2:]) for shape in shapes)
