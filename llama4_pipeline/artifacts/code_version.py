@@ -3,7 +3,8 @@
 Two texts with the same meaning have the same version: comments, formatting and docstrings do not count.
 Imports count wherever they stand, also inside functions, except under `if TYPE_CHECKING`, which never runs. A
 string of the form "llama4_pipeline.room.module:name" counts as an import, because registries load such names
-lazily. Nothing is imported to find out: modules are read as files.
+lazily. A string that is the name of a data file beside the module, a template say, stands for what is in the
+file. Nothing is imported to find out: modules are read as files.
 """
 
 import ast
@@ -15,6 +16,7 @@ from pathlib import Path
 
 _PACKAGE = __name__.split(".")[0]
 _ROOT = Path(__file__).parents[1]
+_DATA_FILE = re.compile(r"[\w-]+\.(?!py$)\w+")
 _DOTTED_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -48,7 +50,10 @@ class _Source:
     def __init__(self, file: Path) -> None:
         tree = ast.parse(file.read_bytes(), filename=str(file))
         _remove_docstrings(tree)
-        self.digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+        digest = hashlib.sha256(ast.dump(tree).encode())
+        for data in _data_files(tree, file.parent):
+            digest.update(data.read_bytes())
+        self.digest = digest.hexdigest()
         self.names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
         self.references = tuple(_references(tree))
 
@@ -94,6 +99,13 @@ def _references(node: ast.AST) -> Iterator[tuple[int, str]]:
         yield 0, str(node.value).replace(":", ".")
     for child in children:
         yield from _references(child)
+
+
+def _data_files(tree: ast.Module, directory: Path) -> list[Path]:
+    """The files beside a module that strings in it name."""
+    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    names = sorted(name for name in strings if isinstance(name, str) and _DATA_FILE.fullmatch(name))
+    return [directory / name for name in names if (directory / name).is_file()]
 
 
 def _longest_module(dotted: str, package: str, root: Path) -> str | None:

@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -12,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, field_validator
 from llama4_pipeline.artifacts.recipe import Recipe
 
 MANIFEST = "manifest.json"
+NOTES = "notes"
+"""Directory of an artifact for what a stage says about its work: plots, timings. Not part of the digest."""
 _HASHING_THREADS = 4
 
 
@@ -60,9 +63,44 @@ class Manifest(BaseModel):
     facts: dict[str, Any] = {}
 
 
+def describe_directory(
+    recipe: Recipe,
+    directory: Path,
+    known: Mapping[tuple[int, int], FileRecord],
+    facts: Mapping[str, Any],
+    seconds: float,
+) -> Manifest:
+    """The manifest of what a stage wrote; it is not written yet.
+
+    Args:
+        recipe: What the files were made from.
+        directory: What the stage wrote.
+        known: (device, inode) of files already hashed.
+        facts: What the stage reports.
+        seconds: Wall time of the stage.
+
+    Raises:
+        ValueError: The stage wrote nothing, a link, or a manifest of its own.
+    """
+    if (directory / MANIFEST).exists():
+        raise ValueError(f"{recipe.stage} wrote {MANIFEST}, which is written after it")
+    files = record_files(directory, known)
+    return Manifest(
+        recipe=recipe,
+        key=recipe.key(),
+        digest=content_digest(files),
+        files=files,
+        bytes=sum(file.bytes for file in files),
+        seconds=round(seconds, 3),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        facts=dict(facts),
+    )
+
+
 def content_digest(files: tuple[FileRecord, ...]) -> str:
-    """The digest of an artifact's content; times of modification do not count."""
-    lines = sorted(f"{file.path}\0{file.bytes}\0{file.sha256}\n" for file in files)
+    """The digest of an artifact's content; neither times of modification nor notes count."""
+    content = (file for file in files if PurePosixPath(file.path).parts[0] != NOTES)
+    lines = sorted(f"{file.path}\0{file.bytes}\0{file.sha256}\n" for file in content)
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import json
+import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -73,12 +74,15 @@ def library_versions(distributions: Iterable[str]) -> dict[str, str]:
     """The installed version of each distribution, read without importing it.
 
     `a|b` asks for the first of several distributions that provide one module (onnxruntime, onnxruntime-gpu).
-    An absent one is recorded as such, because its arrival may change what a stage does.
+    An absent one is recorded as such, because its arrival may change what a stage does. `python` is the
+    interpreter.
     """
     return dict(_first_installed(names.split("|")) for names in distributions)
 
 
 def _first_installed(names: list[str]) -> tuple[str, str]:
+    if names == ["python"]:
+        return "python", platform.python_version()
     for name in names:
         try:
             return name, importlib.metadata.version(name)

@@ -14,8 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from llama4_pipeline.artifacts.manifest import (
     MANIFEST,
     FileRecord,
     Manifest,
-    content_digest,
-    record_files,
+    describe_directory,
     sync,
     write_durably,
 )
@@ -73,6 +71,7 @@ class Store:
         make: Make,
         inputs: Mapping[str, Recipe] | None = None,
         anew: bool = False,
+        alone: bool = False,
     ) -> tuple[Artifact, bool]:
         """The artifact of a recipe, the one that is there or a new one; it becomes the latest of its stage.
 
@@ -84,6 +83,8 @@ class Store:
             make: Writes the files into the directory it is given, returns JSON values for `Manifest.facts`.
             inputs: Recipes of the artifacts that `make` reads.
             anew: Make it even if it is there; a measurement is repeated so.
+            alone: Make it while nothing else is made in this store: a measurement wants the machine for
+                itself.
 
         Returns:
             The artifact, and whether this call made it.
@@ -110,9 +111,23 @@ class Store:
                 for name, source in (inputs or {}).items():
                     held.enter_context(locks.shared(_lock_of(self._directory(source), self.root)))
                     known |= files_by_inode(self._require(name, source))
+                held.enter_context(self._machine(alone))
                 artifact = self._make(recipe, make, known)
             self._set_latest(recipe)
             return artifact, made
+
+    def input_of(self, model: str, stage: str) -> Artifact:
+        """The latest artifact of a stage, for a later stage to start from; its files are not looked at yet.
+
+        Raises:
+            InputError: It was never made, or is gone.
+        """
+        recipe = self.latest(model, stage)
+        artifact = open_artifact(self._directory(recipe)).artifact if recipe else None
+        if artifact is None:
+            state = "is gone" if recipe else "has not been built"
+            raise InputError(f"{stage} of {model} {state}: materialize {stage} first")
+        return artifact
 
     def latest(self, model: str, stage: str) -> Recipe | None:
         """The recipe that the pipeline used last for a stage, whether or not its artifact still stands.
@@ -170,7 +185,7 @@ class Store:
             scratch.mkdir(parents=True)
             start = time.monotonic()
             facts = make(scratch)
-            manifest = _manifest(recipe, scratch, known, facts, time.monotonic() - start)
+            manifest = describe_directory(recipe, scratch, known, facts, time.monotonic() - start)
             _publish(scratch, manifest, target)
         except OSError as error:
             if error.errno not in _NO_SPACE:
@@ -183,11 +198,20 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(target, manifest)
 
+    def _machine(self, alone: bool) -> AbstractContextManager[None]:
+        """Taken behind all other locks, so that whoever has it waits for nobody."""
+        lock = self.root / ".locks" / "machine"
+        if alone:
+            return locks.exclusive(
+                lock, lambda: _logger.info("waiting for other stages to end before measuring")
+            )
+        return locks.shared(lock, lambda: _logger.info("waiting for a measurement to end"))
+
     def _require(self, name: str, recipe: Recipe) -> Artifact:
         found = self.find(recipe)
         if found.artifact is None:
             state = f"is damaged ({found.damage})" if found.damage else "is gone"
-            raise InputError(f"{name} of {recipe.model} {state}: materialise {name} again")
+            raise InputError(f"{name} of {recipe.model} {state}: materialize {name} again")
         return found.artifact
 
     def _set_latest(self, recipe: Recipe) -> None:
@@ -228,28 +252,6 @@ def _lock_of(entry: Path, root: Path) -> Path:
     """The lock file of an artifact, and of the scratch and discarded entries of the same key."""
     key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).split("-")[0]
     return root / ".locks" / entry.parent.relative_to(root) / key
-
-
-def _manifest(
-    recipe: Recipe,
-    directory: Path,
-    known: dict[tuple[int, int], FileRecord],
-    facts: Mapping[str, Any],
-    seconds: float,
-) -> Manifest:
-    if (directory / MANIFEST).exists():
-        raise ValueError(f"{recipe.stage} wrote {MANIFEST}, which the store writes")
-    files = record_files(directory, known)
-    return Manifest(
-        recipe=recipe,
-        key=recipe.key(),
-        digest=content_digest(files),
-        files=files,
-        bytes=sum(file.bytes for file in files),
-        seconds=round(seconds, 3),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        facts=dict(facts),
-    )
 
 
 def _publish(scratch: Path, manifest: Manifest, target: Path) -> None:

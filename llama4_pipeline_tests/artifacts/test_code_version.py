@@ -24,7 +24,9 @@ FILES = {
         "    from .. import far\n"
         "    return helper(x) + far.f(x)\n"
     ),
-    "room/near.py": "from . import sibling\ndef helper(x):\n    return x + 1\n",
+    "room/near.py": "from . import sibling\nPAGE = 'page.html'\ndef helper(x):\n    return x + 1\n",
+    "room/page.html": "<p>",
+    "room/unnamed.html": "<p>",
     "room/sibling.py": "A = 1\n",
     "far.py": "def f(x):\n    return x\n",
     "registered.py": "def make():\n    return 1\n",
@@ -49,6 +51,7 @@ def version(root: Path, changes: dict[str, str] | None = None) -> str:
         ("room/near.py", FILES["room/near.py"].replace("x + 1", "x + 2")),
         ("room/sibling.py", "A = 2\n"),
         ("room/__init__.py", "A = 2\n"),
+        ("room/page.html", "<b>"),
         ("far.py", "def f(x):\n    return -x\n"),
         ("registered.py", "def make():\n    return 2\n"),
         ("__init__.py", "A = 2\n"),
@@ -64,9 +67,10 @@ def test_code_that_runs_counts(tmp_path: Path, file: str, text: str) -> None:
         ("room/stage.py", "# a comment\n" + FILES["room/stage.py"].replace("Builds.", "Builds it.")),
         (
             "room/near.py",
-            "from . import sibling\n\n\ndef helper(x):\n    return (\n        x + 1\n    )  # one more\n",
+            "from . import sibling\nPAGE = 'page.html'\n\ndef helper(x):\n    return (\n        x + 1)  # more\n",
         ),
         ("room/near.py", '"""Now documented."""\n' + FILES["room/near.py"]),
+        ("room/unnamed.html", "<b>"),
         ("unseen.py", "class Type:\n    a = 1\n"),
         ("unrelated.py", "A = 2\n"),
     ],

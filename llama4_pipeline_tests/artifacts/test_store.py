@@ -64,6 +64,33 @@ def test_the_digest_is_of_the_content_alone(store: Store) -> None:
     assert made(store, recipe(code_version="3"), "two").digest != made(store, recipe()).digest
 
 
+def test_notes_are_kept_and_verified_but_are_no_content(store: Store) -> None:
+    def make(out: Path) -> Mapping[str, Any]:
+        (out / "notes").mkdir()
+        (out / "notes" / "seconds.txt").write_text(str(time.monotonic_ns()))
+        return writes("one")(out)
+
+    first, _ = store.get_or_make(recipe(), make)
+    second, _ = store.get_or_make(recipe(), make, anew=True)
+    assert first.digest == second.digest
+    (second.directory / "notes" / "seconds.txt").write_text("0")
+    assert "notes/seconds.txt" in str(store.find(recipe()).damage)
+
+
+def test_the_input_of_a_stage_is_the_latest_artifact(store: Store) -> None:
+    with pytest.raises(
+        InputError, match="exported_graph of tiny has not been built: materialize exported_graph"
+    ):
+        store.input_of("tiny", "exported_graph")
+    made(store, recipe(code_version="1"))
+    newer = made(store, recipe(code_version="2"))
+    assert store.input_of("tiny", "exported_graph") == newer
+    assert store.input_of("tiny", "exported_graph") != made(store, recipe(code_version="1"))
+    assert store.input_of("tiny", "exported_graph").manifest.recipe.code_version == "1", (
+        "reuse makes it the latest"
+    )
+
+
 def test_a_failed_build_leaves_nothing(store: Store) -> None:
     def fails(out: Path) -> Mapping[str, Any]:
         (out / "half").write_text("half")
@@ -147,7 +174,7 @@ def test_large_files_are_hashed_again_only_if_their_time_changed(
 
 def test_an_input_must_stand(store: Store) -> None:
     source = recipe("checkpoint")
-    with pytest.raises(InputError, match="checkpoint of tiny is gone: materialise checkpoint again"):
+    with pytest.raises(InputError, match="checkpoint of tiny is gone: materialize checkpoint again"):
         store.get_or_make(recipe(), never, {"checkpoint": source})
     _overwrite(made(store, source))
     with pytest.raises(InputError, match=r"checkpoint of tiny is damaged \(weights/a.bin has other"):

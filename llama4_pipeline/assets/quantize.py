@@ -1,0 +1,55 @@
+"""The fp16_graph, int8_graph and int4_graph assets."""
+
+from typing import Any
+
+import dagster as dg
+
+from llama4_pipeline.orchestration.materialization import declared, materialized, run
+from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
+from llama4_pipeline.pipeline import Outcome
+
+
+@dg.asset(**declared("fp16_graph"))
+def fp16_graph(
+    context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
+) -> dg.MaterializeResult:
+    """Shows the size before and after, and what stayed in float32 and why."""
+    outcome = run(context, artifacts, device)
+    return materialized(outcome, **_describe(outcome.artifact.facts["convert"]))
+
+
+@dg.asset(**declared("int8_graph"))
+def int8_graph(
+    context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
+) -> dg.MaterializeResult:
+    """Shows the size before and after, and what stayed in float and why."""
+    return _quantized(run(context, artifacts, device))
+
+
+@dg.asset(**declared("int4_graph"))
+def int4_graph(
+    context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
+) -> dg.MaterializeResult:
+    """Shows the size before and after, and what stayed in float and why."""
+    return _quantized(run(context, artifacts, device))
+
+
+def _quantized(outcome: Outcome) -> dg.MaterializeResult:
+    report = outcome.artifact.facts["quantize"]
+    worst = max(max(tensor["relative_error"]) for tensor in report["tensors"])
+    return materialized(
+        outcome,
+        method=report["method"],
+        quantized_tensors=len(report["tensors"]),
+        largest_relative_error=worst,
+        **_describe(report),
+    )
+
+
+def _describe(report: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "bytes_before": report["bytes_before"],
+        "bytes_after": report["bytes_after"],
+        "times_smaller": report["bytes_before"] / report["bytes_after"],
+        "stayed_float": report["stayed_float"],
+    }

@@ -1,0 +1,31 @@
+"""The benchmark_table and report assets."""
+
+import dagster as dg
+
+from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
+from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
+
+
+@dg.asset(**declared("benchmark_table"))
+def benchmark_table(
+    context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
+) -> dg.MaterializeResult:
+    """Shows the table."""
+    outcome = run(context, artifacts, device)
+    table = outcome.artifact.directory / "benchmark.md"
+    return materialized(
+        outcome,
+        table=dg.MetadataValue.md(table.read_text()),
+        **{"dagster/row_count": outcome.artifact.facts["rows"]},
+    )
+
+
+@dg.asset(**declared("report"))
+def report(
+    context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
+) -> dg.MaterializeResult:
+    """Shows the plots, and where the page is."""
+    outcome = run(context, artifacts, device)
+    directory = outcome.artifact.directory
+    plots = {name: image(directory / f"{name}.png") for name in outcome.artifact.facts["plots"]}
+    return materialized(outcome, page=dg.MetadataValue.path(directory / "report.html"), **plots)

@@ -1,0 +1,30 @@
+"""The PyTorch baseline."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama4_pipeline.builders.measurements import request, write_measurements
+from llama4_pipeline.builders.quality import with_quality
+
+
+def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Measures transformers eager: speed and memory in a process of its own, then quality.
+
+    Args:
+        inputs: `checkpoint` and `datasets`.
+        parameters: `model`, `device`, `dtype`, `benchmark` and `trained`.
+        out: The directory to fill.
+
+    Returns:
+        Nothing beside the measurement itself.
+
+    Raises:
+        CheckFailed: The measuring process died.
+    """
+    from llama4_pipeline.metrics.isolated import measure_isolated
+
+    measured = measure_isolated(request("pytorch", parameters, checkpoint=inputs["checkpoint"]))
+    judged = with_quality(measured, parameters, inputs["datasets"], inputs["checkpoint"])
+    write_measurements([judged], out)
+    return {}

@@ -1,0 +1,60 @@
+"""Measurements: what is asked of an engine, and the answers as a stage's artifact."""
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama4_pipeline.metrics.isolated import BenchRequest
+    from llama4_pipeline.metrics.measurement import Measurement
+
+_FILE = "measurements.json"
+
+
+def request(
+    engine: str, parameters: Mapping[str, Any], *, checkpoint: Path | None = None, graph: Path | None = None
+) -> "BenchRequest":
+    """What to measure of an engine, by the model's benchmark plan."""
+    from llama4_pipeline.metrics.isolated import BenchRequest
+
+    plan = parameters["benchmark"]
+    return BenchRequest(
+        engine=engine,
+        model=parameters["model"],
+        graph=graph,
+        checkpoint=checkpoint,
+        prompt_tokens=plan["prompt_tokens"],
+        new_tokens=plan["new_tokens"],
+        batch=tuple(plan["batch_sizes"]),
+        repeats=plan["repeats"],
+        dtype=parameters["dtype"],
+        device=parameters["device"],
+    )
+
+
+def write_measurements(measurements: Sequence["Measurement"], directory: Path) -> None:
+    """Writes records in the order of the rows, and the day."""
+    record = {
+        "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "rows": [measurement.model_dump(mode="json") for measurement in measurements],
+    }
+    (directory / _FILE).write_text(json.dumps(record, indent=1))
+
+
+def read_measurements(directory: Path) -> list["Measurement"]:
+    """Reads the records of a measurement's artifact."""
+    from llama4_pipeline.metrics.measurement import Measurement
+
+    return [Measurement.model_validate(row) for row in _record(directory)["rows"]]
+
+
+def measured_on(directory: Path) -> datetime.date:
+    """The day of a measurement's artifact, UTC."""
+    return datetime.date.fromisoformat(_record(directory)["measured_on"])
+
+
+def _record(directory: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads((directory / _FILE).read_bytes())
+    return record

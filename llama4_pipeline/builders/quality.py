@@ -1,0 +1,51 @@
+"""Quality of an engine, added to the record of its speed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama4_pipeline.metrics.measurement import Measurement
+
+_FIGURES = (
+    "perplexity",
+    "perplexity_stderr",
+    "kl_divergence",
+    "top1_agreement",
+    "rouge1",
+    "rouge2",
+    "rougeL",
+    "accuracy",
+)
+
+
+def with_quality(
+    measurement: "Measurement",
+    parameters: Mapping[str, Any],
+    datasets: Path,
+    checkpoint: Path,
+    graph: Path | None = None,
+) -> "Measurement":
+    """Judges an engine on held-out text and the two tasks, and a graph against PyTorch too.
+
+    A model with random weights is not judged, nor is an engine that could not be measured.
+
+    Args:
+        measurement: Of the engine.
+        parameters: `trained` and `device`.
+        datasets: Directory of the data sets.
+        checkpoint: The PyTorch original; judged itself where there is no graph.
+        graph: The graph that is judged.
+    """
+    if not parameters["trained"] or measurement.unavailable:
+        return measurement
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.metrics.evaluate import evaluate
+    from llama4_pipeline.runtime.engines import open_decoder
+
+    device = parameters["device"]
+    original = open_decoder("pytorch", checkpoint=checkpoint, device=device)
+    judged = open_decoder("onnxruntime", graph=graph, device=device) if graph else original
+    data = {name: datasets / f"{name}.jsonl" for name in ("validation", "summarise", "classify")}
+    quality = evaluate(judged, load_tokenizer(checkpoint), data, original if graph else None)
+    return measurement.model_copy(update={name: getattr(quality, name) for name in _FIGURES})

@@ -1,0 +1,40 @@
+"""The graphs with fewer bits a weight."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Quantizes the optimized graph to integers.
+
+    Args:
+        inputs: `optimized_graph` and `datasets`.
+        parameters: `precision` ("int8" or "int4") and `method`.
+        out: The directory to fill.
+
+    Returns:
+        Sizes, errors by tensor, and what stayed in float.
+    """
+    from llama4_pipeline.graph.quantize import quantize_graph
+
+    report = quantize_graph(
+        inputs["optimized_graph"], out, precision=parameters["precision"], method=parameters["method"]
+    )
+    return {"quantize": report.to_json()}
+
+
+def build_float16(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Converts the optimized graph to float16.
+
+    Args:
+        inputs: `optimized_graph`.
+        parameters: None.
+        out: The directory to fill.
+
+    Returns:
+        Sizes and what stayed in float32.
+    """
+    from llama4_pipeline.graph.convert import convert_to_float16
+
+    return {"convert": convert_to_float16(inputs["optimized_graph"], out).to_json()}

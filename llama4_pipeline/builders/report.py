@@ -1,0 +1,59 @@
+"""The table and the page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama4_pipeline.builders.measurements import measured_on, read_measurements
+
+
+def build_table(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Writes the benchmark table as Parquet, CSV and Markdown.
+
+    Args:
+        inputs: `benchmarks`.
+        parameters: `model` and `trained`.
+        out: The directory to fill.
+
+    Returns:
+        The number of rows.
+    """
+    from llama4_pipeline.report.table import write_tables
+
+    measurements = read_measurements(inputs["benchmarks"])
+    write_tables(measurements, out, random_weights=_random_weights(parameters))
+    return {"rows": len(measurements)}
+
+
+def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Writes the report as one page, and its plots as pictures for the asset's page.
+
+    Args:
+        inputs: `benchmarks`.
+        parameters: `model` and `trained`.
+        out: The directory to fill.
+
+    Returns:
+        The names of the plots that there was something to draw for.
+    """
+    from llama4_pipeline.report.html import render_page
+    from llama4_pipeline.report.plots import PLOTS, to_png
+    from llama4_pipeline.report.rows import table_rows
+
+    measurements = read_measurements(inputs["benchmarks"])
+    page = render_page(
+        measurements,
+        command=f"llama4-pipeline run --model {parameters['model']}",
+        measured_on=measured_on(inputs["benchmarks"]),
+        random_weights=_random_weights(parameters),
+    )
+    (out / "report.html").write_text(page, encoding="utf-8")
+    rows = table_rows(measurements, _random_weights(parameters))
+    drawn = {plot.name: figure for plot in PLOTS if (figure := plot.draw(rows)) is not None}
+    for name, figure in drawn.items():
+        (out / f"{name}.png").write_bytes(to_png(figure))
+    return {"plots": list(drawn)}
+
+
+def _random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    return () if parameters["trained"] else (parameters["model"],)

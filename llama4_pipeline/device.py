@@ -1,0 +1,68 @@
+"""The device that stages compute on, and the machine that measurements belong to. Imports no heavy library."""
+
+import ctypes
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where stages compute, and why there."""
+
+    name: Literal["cpu", "cuda"]
+    reason: str
+    gpu: str | None = None
+
+    def machine(self) -> dict[str, str]:
+        """What a measurement is comparable within: processor, cores, memory, system, and the GPU in use."""
+        from llama4_pipeline.metrics.machine import describe_machine
+
+        machine = describe_machine()
+        description = {
+            "cpu": machine.cpu,
+            "cores": str(machine.cores),
+            "memory": f"{machine.memory_bytes / 2**30:.0f} GiB",
+            "system": machine.system,
+        }
+        return description | ({"gpu": self.gpu} if self.gpu else {})
+
+
+def find_device() -> Device:
+    """CUDA where a GPU, its driver and the libraries' CUDA builds are there; else the CPU."""
+    gpu = _first_gpu()
+    if gpu is None:
+        return Device("cpu", "no NVIDIA GPU with a driver was found")
+    for library, is_cuda_build, remedy in _CUDA_BUILDS:
+        version = _version(library)
+        if version is None or not is_cuda_build(version):
+            return Device("cpu", f"{gpu} is here, but {remedy}")
+    return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
+
+
+_CUDA_BUILDS = (
+    ("onnxruntime-gpu", lambda version: True, "onnxruntime-gpu is not installed"),
+    ("torch", lambda version: not version.endswith("+cpu"), "PyTorch is a build for the CPU"),
+)
+
+
+def _first_gpu() -> str | None:
+    """Name of the first visible CUDA device, asked from the driver itself."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None
+    count, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+        return None
+    device = ctypes.c_int()
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device):
+        return None
+    return name.value.decode()
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,1 @@
+"""How the stages run under Dagster: partitions, resources, jobs, schedules, and the bridge to the store."""

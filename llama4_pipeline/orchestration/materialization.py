@@ -1,0 +1,137 @@
+"""The bridge between a stage and its asset: declaration, run, metadata, and the gate."""
+
+import base64
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from llama4_pipeline.artifacts.artifact import Artifact
+from llama4_pipeline.builders.notes import NOTES
+from llama4_pipeline.builders.validate import GraphRejected
+from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.orchestration.partitions import MODELS
+from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
+from llama4_pipeline.pipeline import Outcome, run_stage, stage_code_version
+from llama4_pipeline.stages import STAGES
+
+GPU_POOL = "gpu"
+MEASURE_TAG = "llama4_pipeline/measure"
+MEASURE_ANEW = {MEASURE_TAG: "anew"}
+"""Run tags under which measurements are repeated whatever their key says."""
+
+Metadata = Mapping[str, Any]
+GateEvents = Iterator[dg.AssetCheckResult | dg.MaterializeResult]
+
+
+def declared(name: str) -> dict[str, Any]:
+    """The arguments of `@dg.asset` that the table of stages decides."""
+    stage = STAGES[name]
+    arguments: dict[str, Any] = {
+        "name": name,
+        "description": stage.description,
+        "deps": list(stage.inputs),
+        "partitions_def": MODELS,
+        "group_name": stage.group,
+        "kinds": set(stage.kinds),
+        "code_version": stage_code_version(stage),
+        "tags": {"measurement": ""} if stage.measures else {},
+        "pool": GPU_POOL if stage.may_use_gpu else None,
+    }
+    if stage.check:
+        arguments |= {"output_required": False, "check_specs": [_check_spec(name, stage.check)]}
+    return arguments
+
+
+def run(context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice) -> Outcome:
+    """Runs the stage of the asset for the partition, or finds its artifact in the store."""
+    stage = STAGES[context.asset_key.path[-1]]
+    model = load_catalog()[context.partition_key]
+    found = device.find()
+    if stage.may_use_gpu:
+        context.log.info(f"device: {found.name} ({found.reason})")
+    anew = stage.measures and context.run.tags.get(MEASURE_TAG) == MEASURE_ANEW[MEASURE_TAG]
+    return run_stage(stage, model, artifacts.open(), found, anew)
+
+
+def materialized(outcome: Outcome, **metadata: Any) -> dg.MaterializeResult:
+    """The result of an asset: the content digest as its data version, and what a person wants to see."""
+    artifact = outcome.artifact
+    manifest = artifact.manifest
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(artifact.digest),
+        metadata={
+            "reused": outcome.reused,
+            "why": outcome.reason,
+            **metadata,
+            "bytes": manifest.bytes,
+            "seconds_to_build": manifest.seconds,
+            "path": dg.MetadataValue.path(artifact.directory),
+            "key": manifest.key,
+            "created": dg.MetadataValue.text(manifest.created),
+        },
+    )
+
+
+def gated(
+    context: dg.AssetExecutionContext,
+    artifacts: ArtifactStore,
+    device: ComputeDevice,
+    describe: Callable[[Artifact], Metadata],
+) -> GateEvents:
+    """Runs a stage with a check: its result first, and a materialization only if it passed.
+
+    A blocking check alone holds within one run. Here a graph that fails is neither published nor
+    materialized, so that a later run of what is downstream has nothing new to start from.
+    """
+    check = STAGES[context.asset_key.path[-1]].check
+    try:
+        outcome = run(context, artifacts, device)
+    except GraphRejected as rejected:
+        figures = {"reason": str(rejected), **_validation_figures(rejected.facts)}
+        yield dg.AssetCheckResult(passed=False, check_name=check, metadata=figures)
+        raise
+    figures = _validation_figures(outcome.artifact.facts) | _validation_notes(outcome.artifact)
+    yield dg.AssetCheckResult(passed=True, check_name=check, metadata=figures)
+    yield materialized(outcome, **describe(outcome.artifact))
+
+
+def image(file: Path) -> dg.MetadataValue:
+    """A PNG file as Markdown, for the asset's page."""
+    encoded = base64.b64encode(file.read_bytes()).decode()
+    return dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{encoded})")
+
+
+def _check_spec(asset: str, name: str) -> dg.AssetCheckSpec:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name,
+            asset=asset,
+            blocking=True,
+            description="onnx.checker passes; every layer, the logits and greedy text agree with PyTorch.",
+            partitions_def=MODELS,
+        )
+
+
+def _validation_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
+    report = facts["validation"]
+    logits = [row for row in report["rows"] if row["block"] == "logits"]
+    return {
+        "cases": report["cases"],
+        "compared_tokens": report["compared_tokens"],
+        "least_layer_cosine": min(row["cosine"] for row in report["rows"]),
+        "logits_cosine": min((row["cosine"] for row in logits), default=None),
+        "longest": max(report["lengths"]),
+        "failures": len(report["failures"]),
+    }
+
+
+def _validation_notes(artifact: Artifact) -> dict[str, dg.MetadataValue]:
+    notes = artifact.directory / NOTES
+    return {
+        "errors": image(notes / "validation.png"),
+        "report": dg.MetadataValue.md((notes / "validation.md").read_text()),
+    }

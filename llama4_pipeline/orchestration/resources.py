@@ -1,0 +1,31 @@
+"""What the assets are given: the artifact store and the device."""
+
+from pathlib import Path
+
+import dagster as dg
+from pydantic import Field
+
+from llama4_pipeline.artifacts.location import artifacts_root
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.device import Device, find_device
+
+
+class ArtifactStore(dg.ConfigurableResource):
+    """The content-addressed store of artifacts."""
+
+    root: str = Field(
+        default_factory=lambda: str(artifacts_root()),
+        description="Directory of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or here.",
+    )
+
+    def open(self) -> Store:
+        """The store itself."""
+        return Store(Path(self.root))
+
+
+class ComputeDevice(dg.ConfigurableResource):
+    """CUDA where a GPU and the libraries for it are there, else the CPU; the log says which and why."""
+
+    def find(self) -> Device:
+        """The device that steps compute on."""
+        return find_device()

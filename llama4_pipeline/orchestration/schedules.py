@@ -1,0 +1,26 @@
+"""What happens by itself."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.orchestration.jobs import pipeline_job
+from llama4_pipeline.orchestration.materialization import MEASURE_ANEW
+
+
+@dg.schedule(
+    job=pipeline_job,
+    cron_schedule="0 2 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Every night a run per model marked nightly: rebuilds what changed, measures anew. On by default.",
+)
+def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """One run per model, so that a failure of one leaves the others alone."""
+    models = [model for model in load_catalog().values() if model.nightly]
+    night = context.scheduled_execution_time.date().isoformat()
+    for model in models:
+        yield dg.RunRequest(run_key=f"{night}-{model.name}", partition_key=model.name, tags=MEASURE_ANEW)
+    if not models:
+        yield dg.SkipReason("no model of the catalog has nightly = true")

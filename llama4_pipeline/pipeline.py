@@ -1,0 +1,139 @@
+"""Runs a stage, or tells what would run: the decision is the key's, and it is made before any heavy import."""
+
+import importlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llama4_pipeline.artifacts.artifact import Artifact
+from llama4_pipeline.artifacts.code_version import code_version
+from llama4_pipeline.artifacts.recipe import Recipe, library_versions
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.device import Device
+from llama4_pipeline.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from llama4_pipeline.catalog import ModelSpec
+
+_logger = logging.getLogger(__name__)
+
+Build = Callable[[Mapping[str, Path], Mapping[str, Any], Path], Mapping[str, Any]]
+"""The function of a stage: (inputs: name -> directory, parameters, out) -> facts."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a stage: its artifact, whether that was there already, and why it was made or reused."""
+
+    artifact: Artifact
+    reused: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What would happen to a stage, and why."""
+
+    stage: str
+    runs: bool
+    reason: str
+
+
+def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, anew: bool = False) -> Outcome:
+    """Makes a stage's artifact from the latest artifacts of its inputs, or finds that it is there.
+
+    Args:
+        stage: One of `STAGES`.
+        model: What it is made for.
+        store: Where artifacts live.
+        device: Where it may compute.
+        anew: Make it even if it is there, for a new measurement.
+
+    Raises:
+        InputError: An input was never made, is gone or damaged; or the disk is full.
+        CheckFailed: The stage's check did not hold; nothing was published.
+    """
+    sources = {name: store.input_of(model.name, name) for name in stage.inputs}
+    digests = {name: source.digest for name, source in sources.items()}
+    recipe = recipe_of(stage, model, device, digests)
+    reasons = []
+
+    def make(out: Path) -> Mapping[str, Any]:
+        reasons.append("measured anew" if anew else _why(store, recipe))
+        _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
+        build = _function(stage.build)
+        return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
+
+    recipes = {name: source.manifest.recipe for name, source in sources.items()}
+    artifact, made = store.get_or_make(recipe, make, recipes, anew, alone=stage.measures)
+    return Outcome(artifact, reused=not made, reason=reasons[0] if made else _why_reused(artifact))
+
+
+def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
+    """What a run of the whole pipeline would do for a model.
+
+    An upper bound: a stage behind a rebuilt one is said to run, and will not if its input comes out the same.
+    """
+    decisions = []
+    digests: dict[str, str] = {}
+    for stage in STAGES.values():
+        known = {name: digests[name] for name in stage.inputs if name in digests}
+        open_inputs = [name for name in stage.inputs if name not in digests]
+        recipe = recipe_of(stage, model, device, known)
+        found = None if open_inputs else store.find(recipe).artifact
+        if found:
+            digests[stage.name] = found.digest
+            decisions.append(Decision(stage.name, runs=False, reason=_why_reused(found)))
+        else:
+            decisions.append(Decision(stage.name, runs=True, reason=_why(store, recipe, open_inputs)))
+    return decisions
+
+
+def recipe_of(stage: Stage, model: "ModelSpec", device: Device, inputs: Mapping[str, str]) -> Recipe:
+    """The recipe of a stage for a model, given the content digests of its inputs."""
+    return Recipe(
+        stage=stage.name,
+        model=model.name,
+        code_version=stage_code_version(stage),
+        parameters=stage.parameters(model, device),
+        inputs=dict(inputs),
+        libraries=library_versions(stage.libraries),
+        machine=device.machine() if stage.measures else None,
+    )
+
+
+def stage_code_version(stage: Stage) -> str:
+    """The version of all code that a stage runs."""
+    return "+".join(code_version(function)[:16] for function in (stage.build, *stage.also_runs))
+
+
+def _why(store: Store, recipe: Recipe, open_inputs: list[str] | None = None) -> str:
+    """Why there is no artifact of a recipe. `open_inputs` will be rebuilt before it, with a digest unknown yet."""
+    latest = store.latest(recipe.model, recipe.stage)
+    if latest is None:
+        return "never built"
+    waiting = open_inputs or []
+    changes = [
+        change for change in recipe.changes_since(latest) if change not in map(_input_changed, waiting)
+    ]
+    changes += [f"input {name} will be rebuilt" for name in waiting]
+    if changes:
+        return "; ".join(changes)
+    damage = store.find(recipe).damage
+    return f"artifact damaged: {damage}" if damage else "artifact deleted"
+
+
+def _why_reused(artifact: Artifact) -> str:
+    return f"nothing it is made from changed since {artifact.manifest.created}"
+
+
+def _input_changed(name: str) -> str:
+    return f"input {name} changed"
+
+
+def _function(dotted: str) -> Build:
+    module, _, name = dotted.partition(":")
+    build: Build = getattr(importlib.import_module(module), name)
+    return build

@@ -1,0 +1,261 @@
+"""The stages of the pipeline, declared: what each is made from and what decides its bytes.
+
+The assets, the keys of the store, `llama4-pipeline plan` and the docs all read this one table. It is in the
+order of the work: a stage stands behind its inputs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from llama4_pipeline.device import Device
+from llama4_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from llama4_pipeline.catalog import ModelSpec
+
+Parameters = Callable[["ModelSpec", Device], dict[str, Any]]
+"""The JSON values that a stage's function is called with, for a model on a device."""
+
+_RUNTIME = "onnxruntime|onnxruntime-gpu"
+_BENCH = ("llama4_pipeline.metrics.bench:bench",)
+_REVALIDATED_LENGTHS = (1, 7, 129)
+
+
+def _no_parameters(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the migration.
+
+    Attributes:
+        name: Of the stage, its asset and its directory in the store.
+        description: What it is, in one line.
+        build: "module:function" that writes the artifact: (inputs: name -> directory, parameters, out) ->
+            facts.
+        inputs: Stages whose artifacts the function reads.
+        libraries: Distributions that shape the bytes; `a|b` for whichever is installed.
+        parameters: What the function is called with; nothing else of the model reaches it.
+        also_runs: "module:function" of code that runs in a process of its own and so is in no import of
+            `build`.
+        measures: Whether the artifact is a measurement, which holds for one machine only.
+        may_use_gpu: Whether it may compute on the GPU, which one step at a time has.
+        check: What must hold before the artifact is published, or None.
+        group: Of assets, as the UI shows them.
+        kinds: Technologies, as the UI shows them.
+    """
+
+    name: str
+    description: str
+    build: str
+    inputs: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
+    parameters: Parameters = _no_parameters
+    also_runs: tuple[str, ...] = ()
+    measures: bool = False
+    may_use_gpu: bool = False
+    check: str | None = None
+    group: str = "graph"
+    kinds: tuple[str, ...] = ("onnx",)
+
+
+def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    kind, _, place = model.source.partition(":")
+    if kind in ("trained", "random"):
+        return {
+            "source": model.source,
+            "config": dict(model.config),
+            "dtype": model.dtype,
+            "seed": model.seed,
+        }
+    if kind == "local":
+        return {"source": model.source, "files": _files_of(Path(place))}
+    return {"source": model.source}
+
+
+def _files_of(directory: Path) -> dict[str, list[int]]:
+    """Size and time of modification of each file: enough to see that a local checkpoint was replaced."""
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; correct the model's source in the catalog")
+    files = sorted(path for path in directory.iterdir() if path.is_file())
+    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def _export(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"opset": 20, "max_context": model.max_context}
+
+
+def _validate(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"validation": {"lengths": "default", "batches": [1, 2, 4, 8], "greedy_tokens": 64}}
+
+
+def _revalidate(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    lengths = [length for length in _REVALIDATED_LENGTHS if length <= model.max_context]
+    return {"validation": {"lengths": lengths, "batches": [1, 4], "greedy_tokens": 32}}
+
+
+def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"precision": "int8", "method": "rtn"}
+
+
+def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"precision": "int4", "method": "k_quant"}
+
+
+def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {
+        "model": model.name,
+        "device": device.name,
+        "dtype": "float16" if device.name == "cuda" else "float32",
+        "benchmark": model.benchmark.model_dump(mode="json"),
+        "trained": model.has_trained_weights,
+    }
+
+
+def _present(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"model": model.name, "trained": model.has_trained_weights}
+
+
+_STAGES = (
+    Stage(
+        "checkpoint",
+        "The model in PyTorch: a Hugging Face directory, trained here, taken from disk or hub, or random weights.",
+        build="llama4_pipeline.builders.checkpoint:build",
+        libraries=("python", "torch", "transformers", "tokenizers"),
+        parameters=_checkpoint,
+        group="source",
+        kinds=("pytorch", "huggingface"),
+    ),
+    Stage(
+        "datasets",
+        "Texts to calibrate quantization on, to take perplexity on, and two tasks: title a text, classify it.",
+        build="llama4_pipeline.builders.datasets:build",
+        libraries=("python",),
+        group="source",
+        kinds=("python",),
+    ),
+    Stage(
+        "pytorch_baseline",
+        "What there was before the migration: transformers eager, its latency, memory and quality.",
+        build="llama4_pipeline.builders.baseline:build",
+        inputs=("checkpoint", "datasets"),
+        libraries=("torch", "transformers"),
+        parameters=_measure,
+        also_runs=_BENCH,
+        measures=True,
+        may_use_gpu=True,
+        group="measurement",
+        kinds=("pytorch",),
+    ),
+    Stage(
+        "exported_graph",
+        "The checkpoint as one portable ONNX graph with dynamic batch, sequence and KV cache.",
+        build="llama4_pipeline.builders.export:build",
+        inputs=("checkpoint",),
+        libraries=("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "optimum"),
+        parameters=_export,
+        kinds=("onnx", "pytorch"),
+    ),
+    Stage(
+        "validated_graph",
+        "The exported graph, once it computes what PyTorch computes in every layer and at every length.",
+        build="llama4_pipeline.builders.validate:build",
+        inputs=("checkpoint", "exported_graph"),
+        libraries=("torch", "transformers", "onnx", _RUNTIME),
+        parameters=_validate,
+        check="matches_pytorch",
+        kinds=("onnx", "onnxruntime"),
+    ),
+    Stage(
+        "simplified_graph",
+        "The validated graph without what onnxsim finds superfluous, validated again.",
+        build="llama4_pipeline.builders.simplify:build",
+        inputs=("checkpoint", "validated_graph"),
+        libraries=("onnx", "onnx-ir", "onnxsim", "torch", "transformers", _RUNTIME),
+        parameters=_revalidate,
+        check="matches_pytorch",
+    ),
+    Stage(
+        "optimized_graph",
+        "The fused graph: attention with in-place KV cache, sparse experts, skip-normalization; validated again.",
+        build="llama4_pipeline.builders.optimize:build",
+        inputs=("checkpoint", "simplified_graph"),
+        libraries=("onnx", "onnx-ir", "onnxscript", "torch", "transformers", _RUNTIME),
+        parameters=_revalidate,
+        check="matches_pytorch",
+        kinds=("onnx", "onnxruntime"),
+    ),
+    Stage(
+        "fp16_graph",
+        "The fused graph with float16 weights and activations, for GPUs.",
+        build="llama4_pipeline.builders.quantize:build_float16",
+        inputs=("optimized_graph",),
+        libraries=("onnx", "onnx-ir", _RUNTIME),
+        group="quantization",
+    ),
+    Stage(
+        "int8_graph",
+        "The fused graph with every large weight in 8 bits, experts included.",
+        build="llama4_pipeline.builders.quantize:build",
+        inputs=("optimized_graph", "datasets"),
+        libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
+        parameters=_int8,
+        group="quantization",
+    ),
+    Stage(
+        "int4_graph",
+        "The fused graph with every large weight in 4 bits, experts included.",
+        build="llama4_pipeline.builders.quantize:build",
+        inputs=("optimized_graph", "datasets"),
+        libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
+        parameters=_int4,
+        group="quantization",
+    ),
+    Stage(
+        "benchmarks",
+        "Every engine measured on this machine, each in a process of its own: speed, memory, size, quality.",
+        build="llama4_pipeline.builders.benchmark:build",
+        inputs=(
+            "checkpoint",
+            "datasets",
+            "pytorch_baseline",
+            "optimized_graph",
+            "fp16_graph",
+            "int8_graph",
+            "int4_graph",
+        ),
+        libraries=("numpy", _RUNTIME, "tensorrt-llm"),
+        parameters=_measure,
+        also_runs=_BENCH,
+        measures=True,
+        may_use_gpu=True,
+        group="measurement",
+        kinds=("onnxruntime", "pytorch"),
+    ),
+    Stage(
+        "benchmark_table",
+        "The measurements as one table: Parquet, CSV and Markdown.",
+        build="llama4_pipeline.builders.report:build_table",
+        inputs=("benchmarks",),
+        libraries=("pandas", "pyarrow", "tabulate"),
+        parameters=_present,
+        group="report",
+        kinds=("pandas", "parquet"),
+    ),
+    Stage(
+        "report",
+        "One self-contained page: the table, the plots, and how the graph got there.",
+        build="llama4_pipeline.builders.report:build_page",
+        inputs=("benchmarks", "benchmark_table"),
+        libraries=("pandas", "matplotlib", "jinja2"),
+        parameters=_present,
+        group="report",
+        kinds=("matplotlib", "html"),
+    ),
+)
+
+STAGES = MappingProxyType({stage.name: stage for stage in _STAGES})
