@@ -1,0 +1,1 @@
+"""What was measured, shown to people: the benchmark table, its plots, and one page with both."""
