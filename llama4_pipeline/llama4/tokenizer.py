@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.checkpoint_directory import one_line
+from llama4_pipeline.llama4.checkpoint_directory import one_line, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -26,3 +26,13 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(directory)
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise InputError(f"{directory}: the tokenizer does not load: {one_line(error)}") from error
+
+
+def read_stop_tokens(directory: Path) -> tuple[int, ...]:
+    """The ids that end a text: eos_token_id of generation_config.json, which may list several, or of config.json."""
+    for file in ("generation_config.json", "config.json"):
+        if (directory / file).is_file():
+            found = read_json(directory / file).get("eos_token_id")
+            if found is not None:
+                return tuple(found) if isinstance(found, list) else (found,)
+    return ()

@@ -1,0 +1,79 @@
+"""The second door: every stage on one checkpoint, without Dagster.
+
+Results go to standard output, logs and progress to standard error. Exit status: 0 done, 1 a check failed,
+2 usage or input error (one line says which), 130 interrupted; a traceback is a bug of ours.
+"""
+
+import logging
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from types import FrameType
+
+import click
+
+from llama4_pipeline.cli import graph, measure, pipeline
+from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.runtime.ort_version import require_onnxruntime
+
+PROGRAM = "llama4-pipeline"
+
+
+@click.group(
+    commands=[*pipeline.COMMANDS, *graph.COMMANDS, *measure.COMMANDS],
+    no_args_is_help=False,
+    context_settings={"max_content_width": 110},
+)
+@click.version_option(package_name=PROGRAM)
+def commands() -> None:
+    """Llama 4 from PyTorch to production ONNX."""
+    require_onnxruntime()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: the words after the program's name; those of this process by default.
+
+    Returns:
+        The exit status.
+    """
+    _log_to_standard_error()
+    signal.signal(signal.SIGTERM, _end_on_signal)
+    try:
+        commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+    except click.UsageError as error:
+        asked = error.ctx.command_path if error.ctx else PROGRAM
+        return _fail(2, f"{error.format_message()} ({asked} --help)")
+    except click.ClickException as error:
+        return _fail(2, error.format_message())
+    except InputError as error:
+        return _fail(2, str(error))
+    except CheckFailed as error:
+        return _fail(1, str(error))
+    except (click.Abort, KeyboardInterrupt):
+        return _fail(130, "interrupted")
+    return 0
+
+
+def _fail(status: int, message: str) -> int:
+    click.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
+    return status
+
+
+def _log_to_standard_error() -> None:
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(asctime)s %(message)s", datefmt="%H:%M:%S"
+    )
+    logging.getLogger("llama4_pipeline").setLevel(logging.INFO)
+    # Warns of every operator of torchvision, which this package does not need.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore", FutureWarning)  # torch about its own use of torch
+
+
+def _end_on_signal(number: int, _frame: FrameType | None) -> None:
+    """Ends through SystemExit, so that scratch directories are removed on the way out."""
+    sys.exit(128 + number)

@@ -1,0 +1,131 @@
+"""Commands that run a model: bench, eval, generate."""
+
+import time
+from pathlib import Path
+
+import click
+
+from llama4_pipeline.cli.parameters import POSITIVE, GraphDirectory, Integers, json_option
+from llama4_pipeline.cli.result import as_lines, show
+from llama4_pipeline.device import find_device
+from llama4_pipeline.errors import InputError
+
+_THREADS = click.option(
+    "--threads", type=POSITIVE, metavar="N", help="Threads to compute with.  [default: all cores]"
+)
+_DEVICE = click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where it is, else cpu]"
+)
+
+
+@click.command()
+@click.option("--graph", type=GraphDirectory(), metavar="DIR", help="ONNX directory, for onnxruntime.")
+@click.option(
+    "--checkpoint", metavar="DIR", help="Hugging Face directory, hub id or GGUF file, for other engines."
+)
+@click.option("--engine", metavar="NAME", help="[default: onnxruntime for a graph, pytorch for a checkpoint]")
+@click.option("--prompt-tokens", type=POSITIVE, default=128, show_default=True, metavar="N")
+@click.option("--new-tokens", type=click.IntRange(min=2), default=64, show_default=True, metavar="N")
+@click.option(
+    "--batch", type=Integers(), default="1", show_default=True, metavar="N,N,...", help="For throughput."
+)
+@_THREADS
+@_DEVICE
+@json_option
+def bench(
+    graph: Path | None,
+    checkpoint: str | None,
+    engine: str | None,
+    prompt_tokens: int,
+    new_tokens: int,
+    batch: tuple[int, ...],
+    threads: int | None,
+    device: str | None,
+    as_json: bool,
+) -> None:
+    """Measure one engine: latency, throughput, memory, roofline."""
+    if (graph is None) == (checkpoint is None):
+        raise InputError("bench measures one model: give --graph or --checkpoint, and not both")
+    from llama4_pipeline.metrics.bench import bench as measure
+
+    measurement = measure(
+        engine=engine or ("onnxruntime" if graph else "pytorch"),
+        graph=graph,
+        checkpoint=checkpoint,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        batch=batch,
+        threads=threads or 0,
+        device=device or find_device().name,
+    )
+    record = measurement.model_dump(mode="json")
+    show(record, as_lines(record), as_json)
+
+
+@click.command(name="eval")
+@click.option("--graph", type=GraphDirectory(), required=True, metavar="DIR", help="ONNX directory to judge.")
+@click.option("--checkpoint", metavar="DIR", help="Its PyTorch original, to measure the divergence from.")
+@click.option(
+    "--data", required=True, metavar="FILE", help="Text, JSONL or Parquet; or the name of a dataset."
+)
+@_THREADS
+@_DEVICE
+@json_option
+def evaluate(
+    graph: Path, checkpoint: str | None, data: str, threads: int | None, device: str | None, as_json: bool
+) -> None:
+    """Measure quality: perplexity, divergence, ROUGE, accuracy."""
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.metrics.evaluate import evaluate as measure
+    from llama4_pipeline.runtime.engines import open_decoder
+
+    where = device or find_device().name
+    tokenizer = load_tokenizer(graph)
+    judged = open_decoder("onnxruntime", graph=graph, threads=threads or 0, device=where)
+    original = None
+    if checkpoint:
+        original = open_decoder("pytorch", checkpoint=checkpoint, threads=threads or 0, device=where)
+    record = measure(judged, tokenizer, data, original).model_dump(mode="json")
+    show(record, as_lines(record), as_json)
+
+
+@click.command()
+@click.option("--graph", type=GraphDirectory(), required=True, metavar="DIR", help="ONNX directory.")
+@click.option("--prompt", required=True, metavar="TEXT")
+@click.option("--max-new-tokens", type=POSITIVE, default=128, show_default=True, metavar="N")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
+)
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the draws."
+)
+@json_option
+def generate(
+    graph: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int, as_json: bool
+) -> None:
+    """Continue a text, streamed to standard output."""
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
+    from llama4_pipeline.runtime.engines import open_decoder
+    from llama4_pipeline.runtime.sampling import Sampling
+    from llama4_pipeline.runtime.text import generate_text
+
+    tokenizer = load_tokenizer(graph)
+    decoder = open_decoder("onnxruntime", graph=graph, device=find_device().name)
+    start = time.monotonic()
+    pieces = []
+    for piece in generate_text(
+        decoder,
+        tokenizer,
+        prompt,
+        max_new_tokens=max_new_tokens,
+        sampling=Sampling(temperature=temperature),
+        stop_tokens=read_stop_tokens(graph),
+        seed=seed,
+    ):
+        pieces.append(piece)
+        if not as_json:
+            click.echo(piece, nl=False)
+    show({"prompt": prompt, "text": "".join(pieces), "seconds": time.monotonic() - start}, "", as_json)
+
+
+COMMANDS = (bench, evaluate, generate)

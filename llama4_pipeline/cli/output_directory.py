@@ -1,0 +1,107 @@
+"""Output directories that exist whole or not at all."""
+
+import errno
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.report.units import format_bytes
+
+_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+# safetensors and C++ libraries put the system's words into exceptions of their own; numpy's tofile its own.
+_SPACE_WORDS = re.compile(r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written")
+
+
+class Workspace:
+    """A hidden directory beside `--out`: `result` becomes `--out` at the end, the rest is scratch."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.result = self.scratch("result")
+
+    def scratch(self, name: str) -> Path:
+        """Makes an empty directory for one step, on the file system of the result."""
+        directory = self._root / name
+        directory.mkdir()
+        return directory
+
+
+@contextmanager
+def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Workspace]:
+    """Publishes what the block wrote into `workspace.result` as `out`; leaves nothing when the block fails.
+
+    Args:
+        out: the directory to make; it may exist if it is empty.
+        needed_bytes: what the block will write, compared with the free space first; None if unknown.
+
+    Raises:
+        InputError: `out` is not empty, cannot be made, or its file system has no room; with the figures.
+    """
+    target = out.resolve()
+    with _hidden_directory(out, target) as root:
+        free = shutil.disk_usage(root).free
+        if needed_bytes is not None and needed_bytes > free:
+            raise InputError(_no_space(out, needed_bytes, free))
+        try:
+            workspace = Workspace(root)
+            yield workspace
+        except Exception as error:
+            if not _is_out_of_space(error):
+                raise
+            raise InputError(_no_space(out, needed_bytes, free)) from error
+        _publish(workspace.result, target)
+
+
+@contextmanager
+def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
+    """Makes the place for the work, and the missing parents of `out`; takes away what is not needed after."""
+    # A mount point cannot be replaced by a rename, and its neighbors are on another file system.
+    root = target / ".llama4-pipeline" if target.is_mount() else target.parent / f".{target.name}"
+    root = root.with_name(f"{root.name}.{secrets.token_hex(4)}")
+    try:
+        if target.is_dir() and any(target.iterdir()):
+            raise InputError(f"--out {out} is not empty: name a new directory, or empty this one")
+        if target.exists() and not target.is_dir():
+            raise InputError(f"--out {out} is a file: name a new directory")
+        made = [parent for parent in root.parents if not parent.exists()]
+        root.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root)
+        for parent in made:
+            if not any(parent.iterdir()):
+                parent.rmdir()
+
+
+def _publish(result: Path, target: Path) -> None:
+    if target.is_mount():
+        for entry in result.iterdir():
+            entry.rename(target / entry.name)
+    else:
+        result.rename(target)
+
+
+def _is_out_of_space(error: BaseException) -> bool:
+    chain: BaseException | None = error
+    while chain is not None:
+        if isinstance(chain, OSError) and chain.errno in _SPACE_ERRORS:
+            return True
+        if _SPACE_WORDS.search(str(chain)):
+            return True
+        chain = chain.__cause__ or chain.__context__
+    return False
+
+
+def _no_space(out: Path, needed_bytes: int | None, free: int) -> str:
+    needed = f"more than {format_bytes(free)}" if needed_bytes is None else format_bytes(needed_bytes)
+    return (
+        f"no space for --out {out}: {needed} needed, {format_bytes(free)} free on its file system; "
+        "free some, or name a directory elsewhere"
+    )

@@ -1,0 +1,54 @@
+"""Options and value types that several commands share."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as one line of JSON.")
+
+
+class GraphDirectory(click.ParamType):
+    """A directory that holds model.onnx, as `export` writes it."""
+
+    name = "dir"
+
+    def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        directory = Path(value)
+        if not directory.is_dir():
+            self.fail(f"{value} is not a directory", param, ctx)
+        if not (directory / "model.onnx").is_file():
+            self.fail(f"{value} has no model.onnx: llama4-pipeline export makes such a directory", param, ctx)
+        return directory
+
+
+class Integers(click.ParamType):
+    """Positive integers, separated by commas: 1,7,2048."""
+
+    name = "integers"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        words = value.split(",")
+        if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+            self.fail(f"{value} is not a list of positive integers such as 1,7,2048", param, ctx)
+        return tuple(int(word) for word in words)
+
+
+class Lengths(Integers):
+    """A list of integers, or one of two words for a list that depends on the model."""
+
+    name = "lengths"
+
+    def convert(
+        self, value: str | tuple[int, ...], param: click.Parameter | None, ctx: click.Context | None
+    ) -> Any:
+        return value if value in ("default", "all") else super().convert(value, param, ctx)
+
+
+OUT = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+POSITIVE = click.IntRange(min=1)

@@ -1,0 +1,71 @@
+"""Text in, text out: one prompt through a tokenizer and a decoder, the answer piece by piece."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.decoder import Decoder
+from llama4_pipeline.runtime.generate import generate
+from llama4_pipeline.runtime.sampling import GREEDY, Sampling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
+
+
+def generate_text(
+    decoder: Decoder,
+    tokenizer: "PreTrainedTokenizerBase",
+    prompt: str,
+    *,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    stop_tokens: Sequence[int] = (),
+    seed: int = 0,
+) -> Iterator[str]:
+    """Continues a text.
+
+    Args:
+        decoder: the engine; its cache should be empty.
+        tokenizer: of the model; special tokens that it begins a text with are fed too.
+        prompt: what to continue.
+        max_new_tokens: most tokens to generate.
+        sampling, stop_tokens, seed: as in `generate`.
+
+    Yields:
+        Pieces of text, each whole characters, special tokens left out.
+
+    Raises:
+        InputError: the prompt has no token, or does not fit the decoder.
+    """
+    encoded = tokenizer(prompt)["input_ids"]
+    if not encoded:
+        raise InputError("the prompt has no token: give some text")
+    ids = np.asarray([encoded], dtype=np.int64)
+    steps = generate(
+        decoder, ids, max_new_tokens=max_new_tokens, sampling=sampling, stop_tokens=stop_tokens, seed=seed
+    )
+    yield from decode_stream(tokenizer, (int(step[0]) for step in steps))
+
+
+def decode_stream(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[int]) -> Iterator[str]:
+    """Text of tokens as they come.
+
+    A token's text depends on the one before it (spaces), and a character may need several tokens; so each piece is the
+    difference between two decodings of the last few tokens, held back while it ends inside a character.
+    """
+    ids: list[int] = []
+    context, shown = 0, 0
+    for token in tokens:
+        ids.append(token)
+        before, after = (_text(tokenizer, part) for part in (ids[context:shown], ids[context:]))
+        if len(after) > len(before) and not after.endswith(_INCOMPLETE):
+            yield after[len(before) :]
+            context, shown = shown, len(ids)
+
+
+def _text(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:
+    return cast(str, tokenizer.decode(ids, skip_special_tokens=True))

@@ -1,0 +1,196 @@
+"""Bad input through the command line: status 2, one line that says what and what to do, nothing half-written."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline import cli
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+from llama4_pipeline_tests.cli.small_disk import small_disk
+
+
+@pytest.fixture
+def checkpoint(tiny_random_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of a good checkpoint, to be spoiled."""
+    return Path(shutil.copytree(tiny_random_checkpoint, tmp_path / "in" / "checkpoint"))
+
+
+@pytest.fixture(scope="session")
+def sharded_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_random_checkpoint(tmp_path_factory.mktemp("sharded") / "checkpoint", max_shard_size="200KB")
+
+
+def assert_refused(
+    arguments: list[str], words: list[str], out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs a command that must fail before it leaves anything beside or in `out`."""
+    before = sorted(out.parent.iterdir()) if out.parent.exists() else None
+    status = cli.main(arguments)
+    printed = capsys.readouterr()
+    assert status == 2, printed.err
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1, printed.err
+    assert "Traceback" not in printed.err
+    for word in words:
+        assert word in printed.err
+    assert (sorted(out.parent.iterdir()) if out.parent.exists() else None) == before
+
+
+def without_config(checkpoint: Path) -> list[str]:
+    (checkpoint / "config.json").unlink()
+    return ["no config.json", str(checkpoint)]
+
+
+def broken_config(checkpoint: Path) -> list[str]:
+    (checkpoint / "config.json").write_text('{"model_type": ')
+    return ["config.json", "not JSON"]
+
+
+def another_architecture(checkpoint: Path) -> list[str]:
+    config = {"architectures": ["MistralForCausalLM"], "model_type": "mistral"}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+    return ["MistralForCausalLM", "Llama4ForCausalLM"]
+
+
+def impossible_configuration(checkpoint: Path) -> list[str]:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"num_attention_heads": 0}))
+    return ["num_attention_heads"]
+
+
+def truncated_weights(checkpoint: Path) -> list[str]:
+    file = checkpoint / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    return ["model.safetensors", "truncated"]
+
+
+def no_weights(checkpoint: Path) -> list[str]:
+    (checkpoint / "model.safetensors").unlink()
+    return [str(checkpoint), "safetensors"]
+
+
+def pickled_weights(checkpoint: Path) -> list[str]:
+    (checkpoint / "model.safetensors").unlink()
+    (checkpoint / "pytorch_model.bin").write_bytes(pickle.dumps({"model.norm.weight": [1.0]}))
+    return ["pytorch_model.bin", "safetensors", "code"]
+
+
+def weights_of_another_model(checkpoint: Path) -> list[str]:
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"vocab_size": 777}))
+    return ["model.embed_tokens.weight", "777"]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        without_config,
+        broken_config,
+        another_architecture,
+        impossible_configuration,
+        truncated_weights,
+        no_weights,
+        pickled_weights,
+        weights_of_another_model,
+    ],
+)
+def test_spoiled_checkpoint(
+    spoil: Callable[[Path], list[str]], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = spoil(checkpoint)
+    out = tmp_path / "new" / "graph"
+    assert_refused(["export", "--checkpoint", str(checkpoint), "--out", str(out)], words, out, capsys)
+
+
+def test_missing_shard(sharded_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = Path(shutil.copytree(sharded_checkpoint, tmp_path / "in"))
+    [first, *others] = sorted(checkpoint.glob("model-*.safetensors"))
+    assert others
+    first.unlink()
+    out = tmp_path / "out"
+    assert_refused(["export", "--checkpoint", str(checkpoint), "--out", str(out)], [first.name], out, capsys)
+
+
+def test_no_such_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, missing = tmp_path / "out", str(tmp_path / "missing")
+    assert_refused(["export", "--checkpoint", missing, "--out", str(out)], [missing], out, capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--opset", "17"], ["--opset", "17", "18"]),
+        (["--opset", "99"], ["opset", "99"]),
+        (["--max-context", "0"], ["--max-context"]),
+        (["--precision", "int8", "--form", "portable"], ["portable", "int8"]),
+        (["--precision", "int4", "--no-weights"], ["--no-weights", "int4"]),
+    ],
+)
+def test_export_options(
+    options: list[str],
+    words: list[str],
+    tiny_random_checkpoint: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    command = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out), *options]
+    assert_refused(command, words, out, capsys)
+
+
+def test_output_directory_with_content(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    command = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out)]
+    assert_refused(command, [str(out), "not empty"], out, capsys)
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_no_space_for_the_weights(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = "524 kB"  # 131,088 float32 parameters
+    with small_disk(tmp_path / "disk", kilobytes=256) as disk:
+        out = disk / "out"
+        command = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out)]
+        assert_refused(command, [weights, "262 kB", str(out)], out, capsys)
+
+
+def test_disk_full_while_writing(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with small_disk(tmp_path / "disk", kilobytes=560) as disk:  # the weights fit, the graph does not
+        out = disk / "out"
+        command = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out)]
+        assert_refused(command, ["524 kB needed", "573 kB free", str(out)], out, capsys)
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_unknown_model(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused([command, "--model", "tinny"], ["tinny", "tiny"], tmp_path / "out", capsys)
+
+
+def test_end_by_signal_leaves_nothing(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "llama4_pipeline.cli",
+        "export",
+        "--checkpoint",
+        str(tiny_random_checkpoint),
+    ]
+    with subprocess.Popen([*command, "--out", str(tmp_path / "new" / "out")]) as process:
+        while not (tmp_path / "new").exists():
+            assert process.poll() is None
+        process.terminate()
+    assert process.returncode == 143
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,186 @@
+"""Commands on a checkpoint that is in no catalog: export, validate, quantize, bench, eval, generate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama4_pipeline import cli
+from llama4_pipeline.artifacts.artifact import damage_of, open_artifact
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+
+SIDECARS = {
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "manifest.json",
+}
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    capsys.readouterr()
+    status = cli.main([*arguments, "--json"])
+    printed = capsys.readouterr()
+    assert status == 0, printed.err
+    record: dict[str, Any] = json.loads(printed.out.splitlines()[-1])
+    return record
+
+
+@pytest.fixture(scope="module")
+def fused(tiny_random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("graphs") / "fused"
+    arguments = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out), "--form", "fused"]
+    assert cli.main([*arguments, "--max-context", "256"]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def int4(fused: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("graphs") / "int4"
+    assert cli.main(["quantize", "--graph", str(fused), "--out", str(out), "--precision", "int4"]) == 0
+    return out
+
+
+def test_export_makes_a_whole_directory(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "onnx"
+    record = run_json(capsys, "export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out))
+    assert {path.name for path in out.iterdir()} == SIDECARS | {"model.onnx", "model.onnx.data"}
+    assert (record["form"], record["precision"], record["opset"]) == ("portable", "fp32", 20)
+    assert record["max_context"] == 4096
+    assert record["bytes"] == sum(path.stat().st_size for path in out.iterdir())
+    assert record["steps"]["export"]["parameters"] == 131088
+
+
+def test_manifest_describes_the_files(fused: Path) -> None:
+    artifact = open_artifact(fused).artifact
+    assert artifact is not None
+    assert damage_of(artifact, hash_all=True) is None
+    assert artifact.stage == "optimized_graph"
+    assert artifact.manifest.recipe.parameters["max_context"] == 256
+    assert set(artifact.facts) == {"export", "simplify", "fuse"}
+
+
+def test_quantized_manifest_names_the_graph_it_is_made_from(fused: Path, int4: Path) -> None:
+    made, source = open_artifact(int4).artifact, open_artifact(fused).artifact
+    assert made is not None and source is not None
+    assert made.manifest.recipe.inputs == {"optimized_graph": source.digest}
+
+
+def test_export_without_weights(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "onnx"
+    run_json(capsys, "export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out), "--no-weights")
+    assert {path.name for path in out.iterdir()} == SIDECARS | {"model.onnx"}
+
+
+def test_export_in_one_go_equals_the_steps(
+    tiny_random_checkpoint: Path, int4: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "onnx"
+    source = ["--checkpoint", str(tiny_random_checkpoint), "--max-context", "256"]
+    record = run_json(capsys, "export", *source, "--out", str(out), "--precision", "int4")
+    assert list(record["steps"]) == ["export", "simplify", "fuse", "quantize"]
+    for file in ("model.onnx", "model.onnx.data"):
+        assert (out / file).read_bytes() == (int4 / file).read_bytes()
+
+
+def test_validate_passes(
+    tiny_random_checkpoint: Path, fused: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = ["--checkpoint", str(tiny_random_checkpoint), "--graph", str(fused)]
+    record = run_json(capsys, "validate", *pair, "--lengths", "1,17", "--batch", "1,2")
+    assert record["passed"]
+    assert (record["lengths"], record["batches"]) == ([1, 17], [1, 2])
+
+
+def test_validate_fails_on_the_graph_of_another_model(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_random_checkpoint(tmp_path / "other", seed=1)
+    capsys.readouterr()
+    pair = ["--checkpoint", str(other), "--graph", str(fused)]
+    status = cli.main(["validate", *pair, "--lengths", "5", "--batch", "1", "--json"])
+    printed = capsys.readouterr()
+    assert status == 1
+    assert "differs from PyTorch" in printed.err.splitlines()[-1]
+    assert json.loads(printed.out)["passed"] is False
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_quantize(precision: str, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / precision
+    record = run_json(capsys, "quantize", "--graph", str(fused), "--out", str(out), "--precision", precision)
+    assert record["precision"] == precision
+    before, after = ((graph / "model.onnx.data").stat().st_size for graph in (fused, out))
+    assert after < 0.8 * before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--precision", "int8", "--method", "guess"], ["guess", "rtn"]),
+        (["--precision", "fp16", "--method", "rtn"], ["fp16", "--method"]),
+        (["--precision", "int8", "--calibration", __file__], ["rtn", "--calibration"]),
+    ],
+)
+def test_quantize_refuses(
+    options: list[str], words: list[str], fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["quantize", "--graph", str(fused), "--out", str(tmp_path / "out"), *options]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert all(word in line for word in words), line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bench_has_the_figures_of_the_contract(int4: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--prompt-tokens", "8", "--new-tokens", "4", "--batch", "1,2", "--threads", "1"]
+    record = run_json(capsys, "bench", "--graph", str(int4), "--engine", "onnxruntime", *sizes)
+    for figure in ("prefill_tokens_per_second", "decode_tokens_per_second", "time_to_first_token_ms"):
+        assert record[figure] > 0
+    assert set(record["decode_latency_ms"]) == {"p50", "p90", "p99"}
+    assert record["peak_memory_bytes"] > 0
+    assert 0 < record["roofline_share"] < 1
+    assert set(record["throughput"]) == {"1", "2"}
+    assert list(record["providers"]) == ["CPUExecutionProvider"]
+
+
+def test_bench_wants_one_model(
+    tiny_random_checkpoint: Path, int4: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["bench"]) == 2
+    assert cli.main(["bench", "--graph", str(int4), "--checkpoint", str(tiny_random_checkpoint)]) == 2
+    assert cli.main(["bench", "--graph", str(int4), "--engine", "onnx"]) == 2
+    assert "onnxruntime" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_eval_against_the_original(
+    tiny_random_checkpoint: Path, int4: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "text.txt"
+    data.write_text("the of and to in is that for it as with on be at by this not or from but all can\n" * 3)
+    record = run_json(capsys, "eval", "--graph", str(int4), "--data", str(data))
+    assert record["perplexity"] > 1
+    assert record["kl_divergence"] is None
+    pair = ["--graph", str(int4), "--checkpoint", str(tiny_random_checkpoint)]
+    record = run_json(capsys, "eval", *pair, "--data", str(data))
+    assert record["kl_divergence"] > 0
+    assert 0 <= record["top1_agreement"] <= 1
+
+
+def test_generate_streams_what_json_gives(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--graph", str(fused), "--prompt", "the of and", "--max-new-tokens", "6"]
+    record = run_json(capsys, *command)
+    assert record["text"]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out == record["text"] + "\n"
+
+
+def test_generate_draws_by_seed(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--graph", str(fused), "--prompt", "the", "--temperature", "2"]
+    first, again, other = (run_json(capsys, *command, "--seed", seed)["text"] for seed in ("1", "1", "2"))
+    assert first == again != other
