@@ -68,6 +68,8 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
 
     recipes = {name: source.manifest.recipe for name, source in sources.items()}
     artifact, made = store.get_or_make(recipe, make, recipes, anew, alone=stage.measures)
+    if not made:
+        _logger.info("%s of %s is reused: %s", stage.name, model.name, _why_reused(artifact))
     return Outcome(artifact, reused=not made, reason=reasons[0] if made else _why_reused(artifact))
 
 

@@ -10,23 +10,20 @@ file. Nothing is imported to find out: modules are read as files.
 import ast
 import functools
 import hashlib
+import importlib.util
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-_PACKAGE = __name__.split(".")[0]
-_ROOT = Path(__file__).parents[1]
 _DATA_FILE = re.compile(r"[\w-]+\.(?!py$)\w+")
 _DOTTED_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
-def code_version(function: str, *, package: str = _PACKAGE, root: Path = _ROOT) -> str:
+def code_version(function: str) -> str:
     """The version of the code behind a function.
 
     Args:
-        function: "package.module:name".
-        package: Name of the first-party package; imports from elsewhere are not followed.
-        root: Directory of that package.
+        function: "package.module:name". Imports of its package are followed, imports from elsewhere are not.
 
     Returns:
         A sha256 in hexadecimal.
@@ -35,12 +32,12 @@ def code_version(function: str, *, package: str = _PACKAGE, root: Path = _ROOT) 
         ValueError: There is no such module or no such name in it.
     """
     module, _, name = function.partition(":")
-    file = _file_of(module, package, root)
+    file = _file_of(module)
     if file is None or name not in _read(file).names:
-        raise ValueError(f"{function}: no such function in {package}")
+        raise ValueError(f"{function}: no such function")
     digest = hashlib.sha256()
-    for reached in sorted(_reachable(module, package, root)):
-        digest.update(f"{reached} {_read(_require(reached, package, root)).digest}\n".encode())
+    for reached in sorted(_reachable(module)):
+        digest.update(f"{reached} {_read(_require(reached)).digest}\n".encode())
     return digest.hexdigest()
 
 
@@ -63,7 +60,7 @@ def _read(file: Path) -> _Source:
     return _Source(file)
 
 
-def _reachable(start: str, package: str, root: Path) -> set[str]:
+def _reachable(start: str) -> set[str]:
     """The module, the packages above it, and whatever they import, of the first-party ones."""
     reached: set[str] = set()
     waiting = [start]
@@ -74,13 +71,13 @@ def _reachable(start: str, package: str, root: Path) -> set[str]:
         reached.add(module)
         if "." in module:
             waiting.append(module.rpartition(".")[0])
-        file = _require(module, package, root)
+        file = _require(module)
         above = module if file.name == "__init__.py" else module.rpartition(".")[0]
         for level, target in _read(file).references:
             if level:
                 base = above.rsplit(".", level - 1)[0] if level > 1 else above
                 target = f"{base}.{target}".rstrip(".")
-            known = _longest_module(target, package, root)
+            known = _longest_module(target, package=start.split(".")[0])
             if known:
                 waiting.append(known)
     return reached
@@ -108,29 +105,38 @@ def _data_files(tree: ast.Module, directory: Path) -> list[Path]:
     return [directory / name for name in names if (directory / name).is_file()]
 
 
-def _longest_module(dotted: str, package: str, root: Path) -> str | None:
+def _longest_module(dotted: str, package: str) -> str | None:
     """The module that a dotted name is or lies in: `a.b.f` may be the function f of the module a.b."""
     while dotted == package or dotted.startswith(f"{package}."):
-        if _file_of(dotted, package, root):
+        if _file_of(dotted):
             return dotted
         dotted = dotted.rpartition(".")[0]
     return None
 
 
 @functools.cache
-def _file_of(module: str, package: str, root: Path) -> Path | None:
-    first, *rest = module.split(".")
-    if first != package or not all(part.isidentifier() for part in rest):
+def _file_of(module: str) -> Path | None:
+    package, *rest = module.split(".")
+    if not all(part.isidentifier() for part in (package, *rest)):
+        return None
+    root = _root_of(package)
+    if root is None:
         return None
     base = root.joinpath(*rest)
     candidates = [base / "__init__.py", base.with_suffix(".py")] if rest else [base / "__init__.py"]
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _require(module: str, package: str, root: Path) -> Path:
-    file = _file_of(module, package, root)
+@functools.cache
+def _root_of(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent if spec and spec.origin and spec.submodule_search_locations else None
+
+
+def _require(module: str) -> Path:
+    file = _file_of(module)
     if file is None:
-        raise ValueError(f"{module}: no such module in {package}")
+        raise ValueError(f"{module}: no such module")
     return file
 
 

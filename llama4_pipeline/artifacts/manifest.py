@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic_core import from_json, to_json
 
 from llama4_pipeline.artifacts.recipe import Recipe
 
@@ -61,6 +62,13 @@ class Manifest(BaseModel):
     seconds: float
     created: str
     facts: dict[str, Any] = {}
+
+    @field_validator("facts")
+    @classmethod
+    def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """What reading the manifest back gives: lists for tuples, None for NaN and infinity."""
+        plain: dict[str, Any] = from_json(to_json(value, inf_nan_mode="null"))
+        return plain
 
 
 def describe_directory(

@@ -49,11 +49,11 @@ def made(store: Store, wanted: Recipe, text: str = "one") -> Artifact:
 
 
 def test_a_second_call_finds_what_the_first_made(store: Store) -> None:
-    first, was_made = store.get_or_make(recipe(), writes("one", {"nodes": 7}))
+    first, was_made = store.get_or_make(recipe(), writes("one", {"nodes": (7, 8), "loss": float("nan")}))
     second, made_again = store.get_or_make(recipe(), never)
     assert (was_made, made_again) == (True, False)
     assert second == first
-    assert second.facts == {"nodes": 7}
+    assert second.facts == {"nodes": [7, 8], "loss": None}
     assert {file.path for file in second.manifest.files} == {"model.onnx", "weights/a.bin"}
     assert second.manifest.bytes == len("one") + len("graph")
     assert store.latest("tiny", "exported_graph") == recipe()

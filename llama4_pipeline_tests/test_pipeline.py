@@ -1,0 +1,266 @@
+"""What runs and why: every kind of change, over real builds of a small pipeline written for the test."""
+
+import importlib
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from llama4_pipeline import pipeline
+from llama4_pipeline.artifacts import code_version, recipe
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.catalog import BenchmarkPlan, ModelSpec
+from llama4_pipeline.device import Device
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.pipeline import plan, run_stage
+from llama4_pipeline.stages import STAGES, Stage
+
+CPU = Device("cpu", "a test")
+MODULES = {
+    "__init__": "",
+    "checkpoint": """
+        def build(inputs, parameters, out):
+            (out / "weights").write_text(str(parameters["seed"]))
+            return {}
+        """,
+    "export": """
+        def build(inputs, parameters, out):
+            (out / "model.onnx").write_text("graph of " + (inputs["checkpoint"] / "weights").read_text())
+            return {}
+        """,
+    "simplify": """
+        def build(inputs, parameters, out):
+            (out / "model.onnx").write_text((inputs["exported"] / "model.onnx").read_text().strip())
+            return {}
+        """,
+    "quantize": """
+        def build(inputs, parameters, out):
+            (out / "model.onnx").write_text((inputs["simplified"] / "model.onnx").read_text() + str(parameters))
+            return {}
+        """,
+    "measure": """
+        import time
+        def build(inputs, parameters, out):
+            (out / "seconds").write_text(str(time.monotonic_ns()))
+            return {}
+        """,
+}
+
+
+def _seed(model: ModelSpec, device: Device) -> dict[str, int]:
+    return {"seed": model.seed}
+
+
+def _block_size(model: ModelSpec, device: Device) -> dict[str, int]:
+    return {"block_size": 32}
+
+
+def _larger_blocks(model: ModelSpec, device: Device) -> dict[str, int]:
+    return {"block_size": 64}
+
+
+SMALL_STAGES = (
+    Stage("checkpoint", "", build="small.checkpoint:build", parameters=_seed),
+    Stage("exported", "", build="small.export:build", inputs=("checkpoint",), libraries=("pydantic",)),
+    Stage("simplified", "", build="small.simplify:build", inputs=("exported",)),
+    Stage("int4", "", build="small.quantize:build", inputs=("simplified",), parameters=_block_size),
+    Stage("measured", "", build="small.measure:build", inputs=("simplified", "int4"), measures=True),
+)
+ALL = tuple(stage.name for stage in SMALL_STAGES)
+
+
+@dataclass
+class Bench:
+    """A store, the package that the stages run, and the stages; what a case changes."""
+
+    store: Store
+    package: Path
+    monkeypatch: pytest.MonkeyPatch
+    model: ModelSpec
+    other: ModelSpec
+
+    def write(self, module: str, text: str) -> None:
+        (self.package / f"{module}.py").write_text(text)
+        for cached in (code_version._read, code_version._file_of, code_version._root_of):
+            cached.cache_clear()
+        for name in [name for name in sys.modules if name.split(".")[0] == "small"]:
+            del sys.modules[name]
+        importlib.invalidate_caches()
+
+    def replace_in(self, module: str, old: str, new: str) -> None:
+        text = (self.package / f"{module}.py").read_text()
+        assert old in text
+        self.write(module, text.replace(old, new))
+
+    def use(self, *stages: Stage) -> None:
+        self.monkeypatch.setattr(pipeline, "STAGES", MappingProxyType({each.name: each for each in stages}))
+
+    def run(self, model: ModelSpec, anew: bool = False) -> dict[str, str]:
+        """Runs every stage; returns those that were built, with the reason."""
+        outcomes = {
+            stage.name: run_stage(stage, model, self.store, CPU, anew and stage.measures)
+            for stage in pipeline.STAGES.values()
+        }
+        return {name: outcome.reason for name, outcome in outcomes.items() if not outcome.reused}
+
+    def planned(self, model: ModelSpec) -> dict[str, str]:
+        return {each.stage: each.reason for each in plan(model, self.store, CPU) if each.runs}
+
+    def artifact(self, stage: str) -> Path:
+        return self.store.input_of(self.model.name, stage).directory
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "small").mkdir()
+    model = ModelSpec(
+        name="one",
+        description="",
+        source="hub:a/b",
+        max_context=16,
+        benchmark=BenchmarkPlan(prompt_tokens=8, new_tokens=4),
+    )
+    other = model.model_copy(update={"name": "two", "seed": 2})
+    made = Bench(Store(tmp_path / "artifacts"), tmp_path / "small", monkeypatch, model, other)
+    for name, text in MODULES.items():
+        made.write(name, textwrap.dedent(text))
+    made.use(*SMALL_STAGES)
+    yield made
+    made.write("__init__", "")
+
+
+def nothing(bench: Bench) -> None:
+    pass
+
+
+def another_parameter(bench: Bench) -> None:
+    bench.use(*(replace(s, parameters=_larger_blocks) if s.name == "int4" else s for s in SMALL_STAGES))
+
+
+def other_code(bench: Bench) -> None:
+    bench.replace_in("simplify", ".strip()", ".upper()")
+
+
+def other_code_with_the_same_result(bench: Bench) -> None:
+    bench.replace_in("simplify", ".strip()", ".rstrip()")
+
+
+def a_comment(bench: Bench) -> None:
+    bench.replace_in("simplify", "def build", "# how it is done\ndef build")
+
+
+def another_checkpoint(bench: Bench) -> None:
+    bench.model = bench.model.model_copy(update={"seed": 1})
+
+
+def another_library(bench: Bench) -> None:
+    bench.monkeypatch.setattr(recipe.importlib.metadata, "version", lambda name: "99.0")
+
+
+def a_deleted_artifact(bench: Bench) -> None:
+    directory = bench.artifact("simplified")
+    for file in directory.iterdir():
+        file.unlink()
+    directory.rmdir()
+
+
+def a_corrupted_artifact(bench: Bench) -> None:
+    file = bench.artifact("simplified") / "model.onnx"
+    before = file.stat()
+    file.write_text(file.read_text()[::-1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+Change = Callable[[Bench], None]
+
+
+@pytest.mark.parametrize(
+    ("change", "runs", "upper_bound", "reason"),
+    [
+        (nothing, (), (), None),
+        (another_parameter, ("int4", "measured"), ("int4", "measured"), "parameter block_size: 32 -> 64"),
+        (other_code, ALL[2:], ALL[2:], "code changed"),
+        (other_code_with_the_same_result, ("simplified",), ALL[2:], "code changed"),
+        (a_comment, (), (), None),
+        (another_checkpoint, ALL, ALL, "parameter seed: 0 -> 1"),
+        (another_library, ("exported",), ALL[1:], "library pydantic: "),
+        (a_deleted_artifact, ("simplified",), ALL[2:], "artifact deleted"),
+        (a_corrupted_artifact, ("simplified",), ALL[2:], "artifact damaged: model.onnx has other content"),
+    ],
+)
+def test_exactly_what_is_invalid_runs(
+    bench: Bench, change: Change, runs: tuple[str, ...], upper_bound: tuple[str, ...], reason: str | None
+) -> None:
+    assert tuple(bench.run(bench.model)) == ALL
+    other = bench.run(bench.other)
+    assert set(other.values()) == {"never built"}
+    change(bench)
+    planned = bench.planned(bench.model)
+    built = bench.run(bench.model)
+    assert tuple(built) == runs
+    assert tuple(planned) == upper_bound
+    if reason:
+        first = runs[0]
+        assert built[first].startswith(reason)
+        assert planned[first] == built[first], "plan says before what the run says after"
+    assert bench.run(bench.model) == {}
+
+
+def test_the_other_partition_is_judged_by_itself(bench: Bench) -> None:
+    bench.run(bench.model)
+    bench.run(bench.other)
+    a_deleted_artifact(bench)
+    assert bench.run(bench.other) == {}
+    assert tuple(bench.run(bench.model)) == ("simplified",)
+
+
+def test_going_back_to_old_code_finds_the_old_artifact(bench: Bench) -> None:
+    bench.run(bench.model)
+    other_code(bench)
+    bench.run(bench.model)
+    bench.replace_in("simplify", ".upper()", ".strip()")
+    assert bench.run(bench.model) == {}
+    assert bench.store.input_of("one", "simplified").manifest.recipe == bench.store.latest(
+        "one", "simplified"
+    )
+
+
+def test_a_measurement_is_repeated_on_demand_and_replaces_the_old(bench: Bench) -> None:
+    bench.run(bench.model)
+    before = bench.store.input_of("one", "measured")
+    assert bench.run(bench.model, anew=True) == {"measured": "measured anew"}
+    after = bench.store.input_of("one", "measured")
+    assert after.digest != before.digest
+    assert bench.run(bench.model) == {}
+    assert bench.store.input_of("one", "measured") == after
+
+
+def test_a_measurement_of_another_machine_does_not_count(bench: Bench) -> None:
+    bench.run(bench.model)
+    bench.monkeypatch.setattr(Device, "machine", lambda self: {"cpu": "another"})
+    [decision] = [each for each in plan(bench.model, bench.store, CPU) if each.runs]
+    assert decision.stage == "measured"
+    assert "machine cpu: " in decision.reason
+
+
+def test_a_stage_without_its_input_says_what_to_do(bench: Bench) -> None:
+    with pytest.raises(InputError, match="exported of one has not been built: materialize exported first"):
+        run_stage(pipeline.STAGES["simplified"], bench.model, bench.store, CPU)
+
+
+def test_the_plan_of_a_new_model(bench: Bench) -> None:
+    assert bench.planned(bench.model) == dict.fromkeys(ALL, "never built")
+
+
+def test_the_table_of_stages_is_in_the_order_of_the_work() -> None:
+    seen: set[str] = set()
+    for stage in STAGES.values():
+        assert seen.issuperset(stage.inputs), stage.name
+        assert pipeline.stage_code_version(stage)
+        seen.add(stage.name)
