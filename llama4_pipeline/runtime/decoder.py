@@ -74,7 +74,12 @@ EMPTY_MASK = np.zeros((0, 0), dtype=np.int64)
 
 
 def extend_mask(
-    cached: np.ndarray, input_ids: np.ndarray, attention_mask: np.ndarray | None, *, vocab_size: int, max_context: int
+    cached: np.ndarray,
+    input_ids: np.ndarray,
+    attention_mask: np.ndarray | None,
+    *,
+    vocab_size: int,
+    max_context: int,
 ) -> np.ndarray:
     """Checks one `forward` call and returns its full mask.
 
@@ -92,27 +97,35 @@ def extend_mask(
         InputError: what does not fit, and what to do.
     """
     if input_ids.ndim != 2 or input_ids.size == 0:
-        raise InputError(f"input_ids has shape {list(input_ids.shape)}; give [batch, sequence] with at least one token")
+        raise InputError(
+            f"input_ids has shape {list(input_ids.shape)}; give [batch, sequence] with at least one token"
+        )
     batch, new = input_ids.shape
     past = cached.shape[1]
     if past and cached.shape[0] != batch:
-        raise InputError(f"the cache holds {cached.shape[0]} rows and the input {batch}; call reset() before another batch")
+        raise InputError(
+            f"the cache holds {cached.shape[0]} rows and the input {batch}; call reset() before another batch"
+        )
     if input_ids.min() < 0 or input_ids.max() >= vocab_size:
         raise InputError(f"input_ids has ids outside [0, {vocab_size}); use the tokenizer of this model")
     if past + new > max_context:
         raise InputError(
-            f"{past + new} tokens do not fit: the model was exported for {max_context}; export it with a larger --max-context"
+            f"{past + new} tokens do not fit: the model was exported for {max_context}; "
+            "export it with a larger --max-context"
         )
     before = cached if past else np.zeros((batch, 0), dtype=np.int64)
     if attention_mask is None:
         return np.concatenate([before, np.ones((batch, new), dtype=np.int64)], axis=1)
     if attention_mask.shape != (batch, past + new):
         raise InputError(
-            f"attention_mask has shape {list(attention_mask.shape)}; it must cover cache and input: {[batch, past + new]}"
+            f"attention_mask has shape {list(attention_mask.shape)}; "
+            f"it must cover cache and input: {[batch, past + new]}"
         )
     mask = attention_mask.astype(np.int64, copy=False)
     if not np.array_equal(mask[:, :past], before):
-        raise InputError("attention_mask changes the mask of tokens already cached; call reset() and feed them again")
+        raise InputError(
+            "attention_mask changes the mask of tokens already cached; call reset() and feed them again"
+        )
     if not past and not mask.any(axis=1).all():
         raise InputError("attention_mask hides every token of a row; each row needs at least one token")
     return mask

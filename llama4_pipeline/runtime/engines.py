@@ -10,11 +10,12 @@ from typing import Literal
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import Decoder
+from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
 DEVICES = ("cpu", "cuda")
 
 
-class EngineUnavailable(InputError):
+class EngineUnavailable(InputError):  # noqa: N818  a state, named as the table shows it
     """An engine cannot run here; the message names the reason and the remedy."""
 
 
@@ -86,7 +87,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _open_pytorch(checkpoint: Path | str, dtype: str, threads: int, device: str, *, compiled: bool = False) -> Decoder:
+def _open_pytorch(
+    checkpoint: Path | str, dtype: str, threads: int, device: str, *, compiled: bool = False
+) -> Decoder:
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.runtime.pytorch import PyTorchDecoder
 
@@ -117,7 +120,11 @@ def _open_tensorrt_llm(checkpoint: Path | str, dtype: str, _threads: int, _devic
 
 
 def _no_gpu() -> str | None:
-    return None if shutil.which("nvidia-smi") else "no NVIDIA GPU (nvidia-smi is not there); use a machine with one"
+    return (
+        None
+        if shutil.which("nvidia-smi")
+        else "no NVIDIA GPU (nvidia-smi is not there); use a machine with one"
+    )
 
 
 def _pytorch_missing(device: str) -> str | None:
@@ -131,6 +138,10 @@ def _compile_missing(device: str) -> str | None:
 
 
 def _onnxruntime_missing(device: str) -> str | None:
+    try:
+        require_onnxruntime()
+    except InputError as error:
+        return str(error)
     return _no_gpu() if device == "cuda" else None
 
 

@@ -45,7 +45,9 @@ def generate(
     """
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
-            raise InputError(f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}")
+            raise InputError(
+                f"attention_mask has shape {list(attention_mask.shape)}, input_ids {list(input_ids.shape)}"
+            )
         if not attention_mask[:, -1].all():
             raise InputError("a prompt ends in padding; pad rows on the left")
     if isinstance(decoder, GeneratesItself):

@@ -88,7 +88,9 @@ class SharedBuffers:
             address = buffer.data_ptr()
             if wanted[2] is not None:
                 shape[0] = 1
-                address += wanted[2] * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
+                address += (
+                    wanted[2] * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
+                )
             binding.bind_input(tensor.past, self._device, 0, tensor.dtype, shape, address)
             binding.bind_output(tensor.present, self._device, 0, tensor.dtype, shape, address)
         self._bound = wanted

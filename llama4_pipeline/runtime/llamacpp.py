@@ -31,7 +31,9 @@ class LlamaCppDecoder:
         if not gguf.is_file():
             raise InputError(f"{gguf} is not a file; llama.cpp runs a GGUF file")
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(str(gguf).encode(), llama_cpp.llama_model_default_params())
+        self._model = llama_cpp.llama_model_load_from_file(
+            str(gguf).encode(), llama_cpp.llama_model_default_params()
+        )
         if not self._model:
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
         parameters = llama_cpp.llama_context_default_params()
@@ -42,7 +44,9 @@ class LlamaCppDecoder:
             parameters.n_threads = parameters.n_threads_batch = threads
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
-            raise InputError(f"{gguf}: llama.cpp cannot make a context of {parameters.n_ctx} tokens; ask for fewer")
+            raise InputError(
+                f"{gguf}: llama.cpp cannot make a context of {parameters.n_ctx} tokens; ask for fewer"
+            )
         self.max_context = max_context
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
@@ -55,7 +59,9 @@ class LlamaCppDecoder:
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, logits_to_keep: int = 0
     ) -> np.ndarray:
         if len(input_ids) > _MAX_ROWS:
-            raise InputError(f"{len(input_ids)} rows do not fit: this engine holds {_MAX_ROWS}; use a smaller batch")
+            raise InputError(
+                f"{len(input_ids)} rows do not fit: this engine holds {_MAX_ROWS}; use a smaller batch"
+            )
         mask = extend_mask(
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
@@ -81,7 +87,12 @@ class LlamaCppDecoder:
         llama_cpp.llama_model_free(self._model)
 
     def _decode(
-        self, input_ids: np.ndarray, positions: np.ndarray, rows: np.ndarray, columns: np.ndarray, logits: np.ndarray
+        self,
+        input_ids: np.ndarray,
+        positions: np.ndarray,
+        rows: np.ndarray,
+        columns: np.ndarray,
+        logits: np.ndarray,
     ) -> None:
         """Feeds the tokens at (rows, columns) and writes what `logits` [B, kept, vocab] keeps of theirs."""
         first_kept = input_ids.shape[1] - logits.shape[1]
@@ -98,7 +109,9 @@ class LlamaCppDecoder:
                 raise CheckFailed("llama.cpp could not decode: its cache is full")
         finally:
             llama_cpp.llama_batch_free(batch)
-        for index in np.flatnonzero(columns >= first_kept):
-            pointer = llama_cpp.llama_get_logits_ith(self._context, int(index))
-            values = np.ctypeslib.as_array(ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,))
+        for index in np.flatnonzero(columns >= first_kept).tolist():
+            pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+            values = np.ctypeslib.as_array(
+                ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,)
+            )
             logits[rows[index], columns[index] - first_kept] = values

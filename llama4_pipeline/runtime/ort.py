@@ -1,33 +1,26 @@
 """ONNX Runtime as an engine: a graph directory, portable or fused, float or quantized."""
 
 import logging
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime as ort
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
+from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
-
-require_onnxruntime()
-
-import onnxruntime as ort  # noqa: E402  after the check, so that an old version gives our message
-
-from llama4_pipeline.runtime.kv_cache import (  # noqa: E402
-    CacheTensor,
-    KeyValueCache,
-    ReboundTensors,
-    SharedBuffers,
-)
 
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_KEY = "llama4.max_context"
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-_DTYPES = {"tensor(float)": np.dtype(np.float32), "tensor(float16)": np.dtype(np.float16)}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "tensor(float)": np.dtype(np.float32),
+    "tensor(float16)": np.dtype(np.float16),
+}
 
 
 class OrtDecoder:
@@ -45,9 +38,7 @@ class OrtDecoder:
     engine = "onnxruntime"
 
     def __init__(self, graph: Path, threads: int = 0, device: str = "cpu") -> None:
-        start = time.perf_counter()
         self._session = open_session(graph, threads, device)
-        self.load_seconds = time.perf_counter() - start
         self._device = device
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
@@ -58,17 +49,21 @@ class OrtDecoder:
         tensors = _cache_tensors(self._session, graph)
         logits = self._session.get_outputs()[0]
         if logits.name != "logits" or not isinstance(logits.shape[2], int):
-            raise InputError(f"{graph}: the first output is not logits [batch, sequence, vocabulary]; export it again")
+            raise InputError(
+                f"{graph}: the first output is not logits [batch, sequence, vocabulary]; export it again"
+            )
         self.vocab_size: int = logits.shape[2]
         self._logits_dtype = _DTYPES[logits.type]
         limit = self._session.get_modelmeta().custom_metadata_map.get(MAX_CONTEXT_KEY)
         self.max_context = int(limit) if limit else UNLIMITED
         self._cache: KeyValueCache = (
-            SharedBuffers(tensors, device, self.max_context) if self._fused else ReboundTensors(tensors, device)
+            SharedBuffers(tensors, device, self.max_context)
+            if self._fused
+            else ReboundTensors(tensors, device)
         )
         self._binding = self._session.io_binding()
         self.mask = EMPTY_MASK
-        logger.info("%s: %d nodes on %s, loaded in %.2f s", graph, sum(self._providers.values()), device, self.load_seconds)
+        logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
 
     def reset(self) -> None:
         self._cache.clear()
@@ -83,15 +78,8 @@ class OrtDecoder:
         batch, new = input_ids.shape
         self._cache.reserve(batch, mask.shape[1])
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        if self._fused and new == 1 and mask.shape[1] > 1:
-            # A padding token is written behind the row's tokens, where the row's next token overwrites it.
-            seen = mask.copy()
-            seen[:, -1] = 1
-            logits = self._run(input_ids, seen, kept)
-        elif self._fused and _needs_runs(mask, new):
-            logits = self._run_by_row(input_ids, mask, kept)
-        else:
-            logits = self._run(input_ids, mask, kept)
+        run = self._run_by_row if self._fused and _needs_runs(mask, new) else self._run
+        logits = run(input_ids, mask, kept)
         self.mask = mask
         return logits
 
@@ -116,7 +104,8 @@ class OrtDecoder:
             "logits_to_keep": np.array(kept, dtype=np.int64),
         }
         for name in self._inputs & feeds.keys():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(feeds[name]))
+            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feeds[name]))
+            self._binding.bind_ortvalue_input(name, value)
         self._binding.bind_output("logits", "cpu", 0, self._logits_dtype, logits.shape, logits.ctypes.data)
         self._cache.bind(self._binding, row)
         self._session.run_with_iobinding(self._binding)
@@ -126,9 +115,9 @@ class OrtDecoder:
     def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
         """Feeds each row's unbroken runs of real tokens by themselves.
 
-        GroupQueryAttention takes the number of cached tokens from the mask's sum, which holds only where every new
-        token is real, and on the CPU it takes several new tokens behind a cache for one row only. Cutting the mask
-        behind a run keeps the place of its tokens in the whole context, so the result is exact.
+        GroupQueryAttention on the CPU takes several new tokens behind a cache for one row only, and the fused graph
+        turns padding behind the real tokens but knows no padding between them. Cutting the mask behind a run keeps
+        the place of its tokens in the whole context, so the result is exact.
         """
         batch, new = input_ids.shape
         past = mask.shape[1] - new
@@ -157,8 +146,9 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
         An `onnxruntime.InferenceSession`.
 
     Raises:
-        InputError: no graph there, or a device that this ONNX Runtime lacks.
+        InputError: no graph there, an ONNX Runtime that is too old, or a device that it lacks.
     """
+    require_onnxruntime()
     model = graph / "model.onnx"
     if not model.is_file():
         raise InputError(f"{model} does not exist; give a directory that `llama4-pipeline export` wrote")
@@ -166,7 +156,9 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
         raise InputError(f"device {device!r} is unknown; use one of {', '.join(_PROVIDERS)}")
     provider = _PROVIDERS[device]
     if provider not in ort.get_available_providers():
-        raise InputError(f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]")
+        raise InputError(
+            f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]"
+        )
     session = ort.InferenceSession(str(model), _session_options(threads), providers=[provider])
     if provider not in session.get_providers():
         raise InputError(f"ONNX Runtime could not start {provider}; check the driver and the CUDA libraries")
@@ -203,7 +195,9 @@ def _require_single_provider(session: Any, provider: str) -> None:
             elsewhere.update(f"{node.op_type} on {part.ep_name}" for node in part.get_nodes())
     if elsewhere:
         listed = ", ".join(f"{count} {what}" for what, count in elsewhere.most_common(5))
-        raise InputError(f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; use a graph made for it")
+        raise InputError(
+            f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; use a graph made for it"
+        )
 
 
 def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
@@ -212,7 +206,9 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
         if not value.name.startswith("past_key_values."):
             continue
         if value.type not in _DTYPES or len(value.shape) != 4:
-            raise InputError(f"{graph}: {value.name} is {value.type} {value.shape}; expected float [batch, heads, past, dim]")
+            raise InputError(
+                f"{graph}: {value.name} is {value.type} {value.shape}; expected float [batch, heads, past, dim]"
+            )
         heads, head_dim = value.shape[1], value.shape[3]
         if not isinstance(heads, int) or not isinstance(head_dim, int):
             raise InputError(f"{graph}: {value.name} has no fixed heads and head size; export it again")
@@ -226,10 +222,8 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
 def _needs_runs(mask: np.ndarray, new: int) -> bool:
     """Whether a fused graph cannot take this input in one run (see `_run_by_row`)."""
     batch, total = mask.shape
-    if total == new:
-        holes = np.diff(mask, axis=1, prepend=0, append=0) > 0
-        return bool((holes.sum(axis=1) > 1).any())
-    return batch > 1 or not mask[:, -new:].all()
+    begins = np.diff(mask[:, -new:], axis=1, prepend=0) > 0
+    return (batch > 1 and new > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
 
 
 def _runs(real: np.ndarray) -> list[tuple[int, int]]:

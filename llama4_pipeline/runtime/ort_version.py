@@ -35,12 +35,18 @@ def require_onnxruntime(installed: Mapping[str, str] | None = None) -> str:
     """
     found = installed_onnxruntime() if installed is None else dict(installed)
     if not found:
-        raise InputError("ONNX Runtime is not installed; install llama4-pipeline[cpu] or llama4-pipeline[gpu]")
+        raise InputError(
+            "ONNX Runtime is not installed; install llama4-pipeline[cpu] or llama4-pipeline[gpu]"
+        )
     if len(found) > 1:
-        raise InputError(f"{' and '.join(found)} are both installed and overwrite each other; uninstall both, install one")
+        raise InputError(
+            f"{' and '.join(found)} are both installed and overwrite each other; uninstall both, install one"
+        )
     name, version = next(iter(found.items()))
     numbers = re.match(r"(\d+)\.(\d+)(?:\.(\d+))?", version)
     if numbers is None or tuple(int(part or 0) for part in numbers.groups()) < MINIMUM:
         floor = ".".join(map(str, MINIMUM))
-        raise InputError(f"{name} {version} computes Llama 4 experts wrongly or slowly; install {name}>={floor}")
+        raise InputError(
+            f"{name} {version} computes Llama 4 experts wrongly or slowly; install {name}>={floor}"
+        )
     return version

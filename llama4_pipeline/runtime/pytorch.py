@@ -27,7 +27,13 @@ class PyTorchDecoder:
     """
 
     def __init__(
-        self, checkpoint: "Checkpoint", dtype: str = "float32", threads: int = 0, device: str = "cpu", *, compiled: bool
+        self,
+        checkpoint: "Checkpoint",
+        dtype: str = "float32",
+        threads: int = 0,
+        device: str = "cpu",
+        *,
+        compiled: bool,
     ) -> None:
         if threads:
             torch.set_num_threads(threads)
@@ -62,9 +68,7 @@ class PyTorchDecoder:
         return output.logits.float().cpu().numpy()
 
     def cache_bytes(self) -> int:
-        return sum(
-            tensor.nbytes for layer in self._cache.layers for tensor in (layer.keys, layer.values) if tensor is not None
-        )
+        return sum(keys.nbytes + values.nbytes for keys, values, *_ in self._cache if keys is not None)
 
     def providers(self) -> dict[str, int]:
         return {"PyTorch": 0}

@@ -35,7 +35,10 @@ class TensorRtLlmDecoder:
         self.vocab_size = checkpoint.architecture.vocab_size
         self.max_context = checkpoint.architecture.max_position_embeddings
         self._llm = tensorrt_llm.LLM(
-            model=str(checkpoint.directory), dtype=dtype, skip_tokenizer_init=True, gather_generation_logits=True
+            model=str(checkpoint.directory),
+            dtype=dtype,
+            skip_tokenizer_init=True,
+            gather_generation_logits=True,
         )
         self.reset()
 
@@ -71,11 +74,12 @@ class TensorRtLlmDecoder:
         parameters = self._parameters(max_new_tokens, sampling, stop_tokens, seed)
         streams = [self._llm.generate_async(row, parameters, streaming=True) for row in self._rows]
         steps = [_tokens(stream) for stream in streams]
-        for step in range(max_new_tokens):
+        previous: np.ndarray | None = None
+        for _ in range(max_new_tokens):
             tokens = np.array([next(row, FINISHED) for row in steps], dtype=np.int64)
             if (tokens == FINISHED).all():
                 return
-            if step:
+            if previous is not None:
                 self._append(np.maximum(previous, 0)[:, None], self._with(previous >= 0))
             previous = np.where(np.isin(tokens, stop_tokens), FINISHED, tokens)
             yield tokens
@@ -83,7 +87,8 @@ class TensorRtLlmDecoder:
     def cache_bytes(self) -> int:
         """Of the cached tokens; the pool that TensorRT-LLM holds is a share of the device's memory."""
         return sum(
-            self._architecture.kv_cache_bytes(len(row), bytes_per_element=_CACHE_ELEMENT_BYTES) for row in self._rows
+            self._architecture.kv_cache_bytes(len(row), bytes_per_element=_CACHE_ELEMENT_BYTES)
+            for row in self._rows
         )
 
     def providers(self) -> dict[str, int]:
@@ -107,7 +112,12 @@ class TensorRtLlmDecoder:
         self, max_tokens: int, sampling: Sampling, stop_tokens: Sequence[int], seed: int, **outputs: bool
     ) -> Any:
         drawing = (
-            {"temperature": sampling.temperature, "top_k": sampling.top_k or None, "top_p": sampling.top_p, "seed": seed}
+            {
+                "temperature": sampling.temperature,
+                "top_k": sampling.top_k or None,
+                "top_p": sampling.top_p,
+                "seed": seed,
+            }
             if sampling.temperature
             else {"top_k": 1}
         )

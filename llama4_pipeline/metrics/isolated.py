@@ -1,0 +1,143 @@
+"""Each engine in a process of its own, so that peaks of memory, thread pools and caches don't mix."""
+
+import json
+import logging
+import statistics
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Thread
+from typing import IO
+
+from pydantic import ValidationError
+
+from llama4_pipeline.errors import CheckFailed
+from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.metrics.measurement import Measurement
+from llama4_pipeline.progress import Progress
+from llama4_pipeline.runtime.engines import available_cores, find_engine
+
+logger = logging.getLogger(__name__)
+
+_TAIL_LINES = 15
+
+
+@dataclass(frozen=True)
+class BenchRequest:
+    """What to measure; the fields are those of `bench`."""
+
+    engine: str
+    model: str
+    graph: Path | None = None
+    checkpoint: Path | str | None = None
+    prompt_tokens: int = 128
+    new_tokens: int = 64
+    batch: tuple[int, ...] = (1,)
+    repeats: int = 3
+    threads: int = 0
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def command(self) -> list[str]:
+        """The words of `llama4-pipeline bench` that measure this."""
+        words = [sys.executable, "-m", "llama4_pipeline.cli", "bench", "--json"]
+        words += [
+            "--engine",
+            self.engine,
+            "--model",
+            self.model,
+            "--dtype",
+            self.dtype,
+            "--device",
+            self.device,
+        ]
+        words += ["--graph", str(self.graph)] if self.graph else ["--checkpoint", str(self.checkpoint)]
+        words += ["--prompt-tokens", str(self.prompt_tokens), "--new-tokens", str(self.new_tokens)]
+        words += ["--batch", ",".join(map(str, self.batch)), "--repeats", str(self.repeats)]
+        return words + (["--threads", str(self.threads)] if self.threads else [])
+
+    def unavailable(self, reason: str) -> Measurement:
+        """The row of an engine that cannot run here."""
+        return Measurement(
+            model=self.model,
+            engine=find_engine(self.engine).title,
+            precision=self.dtype,
+            device=self.device,
+            threads=self.threads or available_cores(),
+            machine=describe_machine(),
+            unavailable=reason,
+            prompt_tokens=self.prompt_tokens,
+            new_tokens=self.new_tokens,
+            repeats=self.repeats,
+        )
+
+
+def measure_isolated(request: BenchRequest) -> Measurement:
+    """Runs one `bench` in a process of its own; its log lines pass through to ours.
+
+    Returns:
+        The measurement; one with `unavailable` where the engine's library or device is missing.
+
+    Raises:
+        CheckFailed: the process died or printed no measurement; with the end of what it said.
+    """
+    reason = find_engine(request.engine).missing(request.device)
+    if reason:
+        logger.warning("%s is left out: %s", request.engine, reason)
+        return request.unavailable(reason)
+    process = subprocess.Popen(request.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stderr is not None
+    said: deque[str] = deque(maxlen=_TAIL_LINES)
+    listener = Thread(target=_relay, args=(process.stderr, said))
+    listener.start()
+    try:
+        output = process.stdout.read().splitlines()
+        status = process.wait()
+    except BaseException:
+        process.kill()
+        raise
+    finally:
+        listener.join()
+    tail = " | ".join(said) or "it said nothing"
+    if status:
+        how = f"ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
+        raise CheckFailed(f"bench of {request.engine} on {request.model} {how}: {tail}")
+    try:
+        return Measurement.model_validate(json.loads(output[-1]))
+    except (IndexError, ValueError, ValidationError) as error:
+        raise CheckFailed(
+            f"bench of {request.engine} on {request.model} printed no measurement: {tail}"
+        ) from error
+
+
+def measure_interleaved(requests: Sequence[BenchRequest], rounds: int = 1) -> list[Measurement]:
+    """Measures several engines in turns, so that a slow minute of the machine hits all of them.
+
+    Args:
+        requests: one for each row of the table.
+        rounds: how often each is measured.
+
+    Returns:
+        For each request the measurement of the round whose decode speed is the median one.
+    """
+    measured: list[list[Measurement]] = [[] for _ in requests]
+    with Progress("benchmark", total=rounds * len(requests), unit="engines", logger=logger) as progress:
+        for _ in range(rounds):
+            for request, found in zip(requests, measured, strict=True):
+                found.append(measure_isolated(request))
+                progress.advance(note=request.engine)
+    return [_median(found) for found in measured]
+
+
+def _median(measurements: Sequence[Measurement]) -> Measurement:
+    middle = statistics.median_low(m.decode_tokens_per_second or 0.0 for m in measurements)
+    return next(m for m in measurements if (m.decode_tokens_per_second or 0.0) == middle)
+
+
+def _relay(stream: IO[str], said: deque[str]) -> None:
+    for line in stream:
+        said.append(line.rstrip())
+        logger.info("%s", line.rstrip())

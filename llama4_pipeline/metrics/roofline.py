@@ -1,0 +1,126 @@
+"""What memory allows: bytes that one decoded token must read, over the machine's read bandwidth."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+
+_EXPERT_OPERATORS = ("MoE", "QMoE")
+_ROW_OPERATORS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention")  # the last reads its angles by row
+
+
+@dataclass(frozen=True)
+class StoredModel:
+    """A model as an engine stores it.
+
+    Attributes:
+        weight_bytes: All weights.
+        active_bytes: The weights that one token at batch 1 needs: the chosen experts and one row of the embedding.
+        precision: float32, float16, bfloat16, int8 or int4.
+        cache_element_bytes: Of one key or value in the cache.
+    """
+
+    weight_bytes: int
+    active_bytes: int
+    precision: str
+    cache_element_bytes: int
+
+
+def stored_checkpoint(architecture: Architecture, dtype: str) -> StoredModel:
+    """A checkpoint loaded as `dtype` ("float32", "bfloat16", "float16"), its cache too."""
+    element_bytes = 4 if dtype == "float32" else 2
+    active = architecture.active_weight_bytes(8 * element_bytes)
+    return StoredModel(architecture.parameters() * element_bytes, active, dtype, element_bytes)
+
+
+def stored_graph(graph: Path) -> StoredModel:
+    """Weights of a graph directory, from its structure alone: the data file is not read.
+
+    An expert tensor counts by the share of experts that a token chooses, a tensor that is only looked up by row
+    counts one row, everything else counts whole.
+
+    Args:
+        graph: directory with model.onnx and config.json.
+    """
+    import onnx
+
+    model = onnx.load(str(graph / "model.onnx"), load_external_data=False)
+    architecture = graph_architecture(graph)
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    stored = active = 0.0
+    for tensor in model.graph.initializer:
+        size = _tensor_bytes(tensor)
+        stored += size
+        active += size * _share_read(tensor, readers.get(tensor.name, []), architecture.experts_per_token)
+    cached = next(value for value in model.graph.input if value.name.startswith("past_key_values."))
+    element_bytes = onnx.helper.tensor_dtype_to_np_dtype(cached.type.tensor_type.elem_type).itemsize
+    return StoredModel(int(stored), math.ceil(active), _precision(model), element_bytes)
+
+
+def graph_architecture(graph: Path) -> Architecture:
+    """What the config.json beside a graph describes."""
+    return Architecture.from_config(read_text_config(graph))
+
+
+def cache_read_bytes(
+    architecture: Architecture, prompt_tokens: int, new_tokens: int, element_bytes: int
+) -> int:
+    """Mean bytes of keys and values that a decode step sees at batch 1; a chunked layer sees its chunk only."""
+    positions = np.arange(prompt_tokens, prompt_tokens + new_tokens - 1)
+    per_token = 2 * architecture.num_key_value_heads * architecture.head_dim * element_bytes
+    seen = sum(
+        float(np.mean(positions % (layer.chunk_size or positions[-1] + 1) + 1))
+        for layer in architecture.layers
+    )
+    return int(seen * per_token)
+
+
+def roofline_share(bytes_per_token: int, bytes_per_second: float, step_ms: float) -> float:
+    """The least time a step can take over the time it takes: 1 is as fast as memory allows."""
+    return bytes_per_token / bytes_per_second / (step_ms / 1000)
+
+
+def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> float:
+    operators = {node.op_type for node in readers}
+    if operators and operators <= set(_ROW_OPERATORS):
+        return 1 / tensor.dims[0]
+    if ".experts." in tensor.name or operators & set(_EXPERT_OPERATORS):
+        return experts_per_token / tensor.dims[0]
+    return 1.0
+
+
+def _tensor_bytes(tensor: Any) -> float:
+    import onnx
+
+    four_bit = (onnx.TensorProto.INT4, onnx.TensorProto.UINT4)
+    bits = (
+        4
+        if tensor.data_type in four_bit
+        else 8 * onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    )
+    return math.prod(tensor.dims) * bits / 8
+
+
+def _precision(model: Any) -> str:
+    """The fewest bits that a quantized product uses; without one, the type of the largest initializer."""
+    import onnx
+
+    bits = {
+        attribute.i
+        for node in model.graph.node
+        if node.op_type in ("MatMulNBits", "QMoE")
+        for attribute in node.attribute
+        if attribute.name in ("bits", "expert_weight_bits")
+    }
+    if bits:
+        return f"int{min(bits)}"
+    largest = max(model.graph.initializer, key=lambda tensor: math.prod(tensor.dims))
+    return str(onnx.helper.tensor_dtype_to_np_dtype(largest.data_type))

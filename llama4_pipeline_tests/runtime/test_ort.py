@@ -1,0 +1,159 @@
+"""ONNX Runtime against transformers: every way to feed tokens, both forms of the graph."""
+
+import shutil
+
+import numpy as np
+import onnx
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.ort import OrtDecoder
+
+VOCAB = 131
+TOLERANCE = 5e-5
+ONE = None  # a mask of ones
+
+
+def padded(*columns: str) -> np.ndarray:
+    """A mask from rows of text: '.' is padding, 'x' a token."""
+    return np.array([[int(mark == "x") for mark in row] for row in columns])
+
+
+LEFT = padded("xxxxxxxxxxxxxxxxxxxx", ".....xxxxxxxxxxxxxxx", ".................xxx")
+RIGHT = LEFT[:, ::-1]
+HOLES = padded("xxx...xxxxxxxxxxxxxx", "xxxxxxxxxxxxxxxxxxxx", "..xx.xx.xxxxxxxxx...")
+SECOND = padded(".....xxxx", "xxxxx....", "xx...xxxx")
+
+TURNS = {
+    "prefill across chunks": [(1, 40, ONE)],
+    "a batch": [(3, 40, ONE)],
+    "decode": [(1, 14, ONE)] + [(1, 1, ONE)] * 6,
+    "decode of a batch": [(3, 14, ONE)] + [(3, 1, ONE)] * 6,
+    "left padding": [(3, 20, LEFT)] + [(3, 1, ONE)] * 6,
+    "right padding": [(3, 20, RIGHT)] + [(3, 1, ONE)] * 3,
+    "holes": [(3, 20, HOLES), (3, 1, ONE), (3, 3, ONE)],
+    "second turn": [(1, 20, ONE), (1, 20, ONE), (1, 1, ONE), (1, 7, ONE)],
+    "second turn with padding": [
+        (1, 20, ONE),
+        (1, 9, SECOND[:1]),
+        (1, 9, SECOND[1:2]),
+        (1, 9, SECOND[2:]),
+        (1, 1, ONE),
+    ],
+    "second turn of a batch": [(2, 20, ONE), (2, 20, ONE), (2, 1, ONE)],
+    "second turn of a padded batch": [(3, 20, LEFT), (3, 9, SECOND), (3, 1, ONE), (3, 1, ONE)],
+    "rows that pause": [
+        (3, 20, LEFT),
+        (3, 1, padded("x", ".", "x")),
+        (3, 1, padded("x", "x", ".")),
+        (3, 1, ONE),
+    ],
+}
+
+
+@pytest.mark.parametrize("turns", TURNS.values(), ids=TURNS.keys())
+def test_logits_are_those_of_transformers(graph_decoder, reference, turns):
+    random = np.random.default_rng(0)
+    for batch, new, new_mask in turns:
+        ids = random.integers(0, VOCAB, (batch, new))
+        new_mask = np.ones_like(ids) if new_mask is None else new_mask
+        mask = np.concatenate([reference.mask.reshape(batch, -1), new_mask], axis=1)
+        ours, theirs = graph_decoder.forward(ids, mask), reference.forward(ids, mask)
+        assert ours.shape == theirs.shape == (batch, new, VOCAB)
+        assert ours.dtype == np.float32
+        real = new_mask == 1
+        np.testing.assert_allclose(ours[real], theirs[real], atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("kept", [1, 3, 100])
+def test_logits_to_keep_are_the_last_ones(graph_decoder, kept):
+    ids = np.random.default_rng(1).integers(0, VOCAB, (3, 20))
+    second = np.concatenate([LEFT, SECOND], axis=1)
+    for new, mask in ((ids, LEFT), (ids[:, :9], second)):
+        before = graph_decoder.mask
+        everything = graph_decoder.forward(new, mask)
+        graph_decoder.reset()
+        if before.size:
+            graph_decoder.forward(ids, LEFT)
+        last = graph_decoder.forward(new, mask, logits_to_keep=kept)
+        expected = everything[:, -kept:]
+        assert last.shape == expected.shape
+        real = mask[:, -new.shape[1] :][:, -kept:] == 1
+        np.testing.assert_allclose(last[real], expected[real], atol=TOLERANCE)
+
+
+def test_buffers_grow_when_they_are_full(fused_graph, reference):
+    decoder = OrtDecoder(fused_graph, threads=1)
+    ids = np.random.default_rng(2).integers(0, VOCAB, (2, 520))
+    sizes = set()
+    for begin, end in [(0, 250), (250, 251), (251, 260), (260, 513), (513, 520)]:
+        ours, theirs = (each.forward(ids[:, begin:end]) for each in (decoder, reference))
+        np.testing.assert_allclose(ours, theirs, atol=TOLERANCE)
+        sizes.add(decoder.cache_bytes())
+    bytes_per_token = 2 * 4 * 2 * 16 * 4 * 2  # rows, layers, KV heads, head size, float32, key and value
+    assert sizes == {bytes_per_token * capacity for capacity in (256, 512, 600)}
+
+
+def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):
+    decoder = OrtDecoder(fused_graph, threads=1)
+    decoder.forward(np.ones((2, 5), dtype=np.int64))
+    addresses = [buffer.data_ptr() for buffer in decoder._cache._buffers]
+    for _ in range(5):
+        decoder.forward(np.ones((2, 1), dtype=np.int64))
+    assert [buffer.data_ptr() for buffer in decoder._cache._buffers] == addresses
+
+
+def test_another_batch_after_reset(graph_decoder, reference):
+    random = np.random.default_rng(3)
+    for batch in (1, 3, 2):
+        ids = random.integers(0, VOCAB, (batch, 6))
+        graph_decoder.reset()
+        reference.reset()
+        np.testing.assert_allclose(graph_decoder.forward(ids), reference.forward(ids), atol=TOLERANCE)
+
+
+def test_context_beyond_the_export_is_refused(graph_decoder):
+    assert graph_decoder.max_context == 600
+    graph_decoder.forward(np.ones((1, 600), dtype=np.int64), logits_to_keep=1)
+    with pytest.raises(InputError, match=r"601 tokens do not fit.*exported for 600"):
+        graph_decoder.forward(np.ones((1, 1), dtype=np.int64))
+
+
+def test_a_refused_call_leaves_the_cache_as_it_was(graph_decoder, reference):
+    ids = np.random.default_rng(4).integers(0, VOCAB, (1, 8))
+    graph_decoder.forward(ids)
+    with pytest.raises(InputError):
+        graph_decoder.forward(np.array([[VOCAB]]))
+    reference.forward(ids)
+    np.testing.assert_allclose(graph_decoder.forward(ids), reference.forward(ids), atol=TOLERANCE)
+
+
+def test_providers_count_the_nodes_that_run(graph_decoder):
+    providers = graph_decoder.providers()
+    assert list(providers) == ["CPUExecutionProvider"]
+    assert providers["CPUExecutionProvider"] > 50
+
+
+def test_a_graph_without_limit_and_without_logits_to_keep(portable_graph, reference, tmp_path):
+    shutil.copytree(portable_graph, tmp_path / "graph")
+    path = tmp_path / "graph" / "model.onnx"
+    model = onnx.load(path, load_external_data=False)
+    del model.metadata_props[:]
+    model.graph.input.remove(next(value for value in model.graph.input if value.name == "logits_to_keep"))
+    onnx.save(model, path)
+    decoder = OrtDecoder(tmp_path / "graph", threads=1)
+    assert decoder.max_context > 10**9
+    ids = np.random.default_rng(5).integers(0, VOCAB, (2, 9))
+    np.testing.assert_allclose(
+        decoder.forward(ids, logits_to_keep=2), reference.forward(ids, logits_to_keep=2), atol=TOLERANCE
+    )
+
+
+def test_a_directory_without_graph_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"model\.onnx does not exist"):
+        OrtDecoder(tmp_path)
+
+
+def test_cuda_without_cuda_is_named(fused_graph):
+    with pytest.raises(InputError, match=r"CUDAExecutionProvider.*\[gpu\]"):
+        OrtDecoder(fused_graph, device="cuda")
