@@ -29,8 +29,19 @@ _DEVICE = click.option(
 @click.option(
     "--batch", type=Integers(), default="1", show_default=True, metavar="N,N,...", help="For throughput."
 )
+@click.option(
+    "--repeats", type=POSITIVE, default=3, show_default=True, metavar="N", help="Timed generations."
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Of a checkpoint; a graph has its own.",
+)
 @_THREADS
 @_DEVICE
+@click.option("--model", metavar="NAME", help="Name in the record.  [default: the directory's]")
 @json_option
 def bench(
     graph: Path | None,
@@ -39,8 +50,11 @@ def bench(
     prompt_tokens: int,
     new_tokens: int,
     batch: tuple[int, ...],
+    repeats: int,
+    dtype: str,
     threads: int | None,
     device: str | None,
+    model: str | None,
     as_json: bool,
 ) -> None:
     """Measure one engine: latency, throughput, memory, roofline."""
@@ -52,9 +66,12 @@ def bench(
         engine=engine or ("onnxruntime" if graph else "pytorch"),
         graph=graph,
         checkpoint=checkpoint,
+        model=model,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
         batch=batch,
+        repeats=repeats,
+        dtype=dtype,
         threads=threads or 0,
         device=device or find_device().name,
     )

@@ -24,7 +24,15 @@ _MODEL = click.option("--model", required=True, metavar="NAME", help="A model of
 @json_option
 def run(model: str, as_json: bool) -> None:
     """Run every stage for a catalog model; print the table."""
-    raise NotImplementedError
+    from llama4_pipeline.orchestration.local_run import run_pipeline
+
+    done = run_pipeline(model)
+    record = asdict(done)
+    record |= {"table": str(done.table), "page": str(done.page)}
+    record["stages"] = [{**asdict(stage), "path": str(stage.path)} for stage in done.stages]
+    made = sum(not stage.reused for stage in done.stages)
+    click.echo(f"{made} stages ran, {len(done.stages) - made} were reused; report: {done.page}", err=True)
+    show(record, done.table.read_text(encoding="utf-8"), as_json)
 
 
 @click.command()
