@@ -1,0 +1,179 @@
+"""The data sets that quantisation and quality figures use, as files; `samples.py` describes their records."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from llama4_pipeline.data.corpus import Section, Splits, documents, read_corpus, split_corpus
+from llama4_pipeline.data.samples import (
+    ClassifySample,
+    Sample,
+    SummariseSample,
+    TextSample,
+    content,
+    read_samples,
+    write_samples,
+)
+from llama4_pipeline.data.tasks import (
+    Example,
+    balanced,
+    classify_examples,
+    held_out_examples,
+    pieces,
+    summarise_examples,
+)
+from llama4_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+FEWEST_CALIBRATION_SAMPLES = 1000
+_CALIBRATION_CHARACTERS = 900
+_CALIBRATION_TASK_SHARE = 0.2
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class DataSources:
+    """Where each data set comes from: None for the text that Python brings, else what `read_samples` takes."""
+
+    calibration: str | None = None
+    validation: str | None = None
+    summarise: str | None = None
+    classify: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One file that was written: its samples, their tokens (0 without a tokenizer), and where they come from."""
+
+    file: str
+    samples: int
+    tokens: int
+    source: str
+
+
+@dataclass(frozen=True)
+class DatasetsReport:
+    """What `build_datasets` wrote, by name of the data set."""
+
+    datasets: dict[str, DataSet]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values by name."""
+        return {name: asdict(dataset) for name, dataset in self.datasets.items()}
+
+
+def build_datasets(
+    out: Path,
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    sources: DataSources | None = None,
+    calibration_samples: int = 1280,
+    task_samples: int = 200,
+) -> DatasetsReport:
+    """Writes calibration.jsonl, validation.jsonl, summarise.jsonl and classify.jsonl into a directory.
+
+    Calibration samples come from what the embedded model was trained on, the others from held-out text; no
+    content is in two files. Any model's tokenizer will do: the files hold text.
+
+    Args:
+        out: An existing directory.
+        tokenizer: Counts the tokens for the report.
+        sources: The user's own data in place of the built-in texts.
+        calibration_samples: Of the built-in calibration set: running text, a fifth of it task prompts with answers.
+        task_samples: Of each built-in task at most.
+
+    Raises:
+        InputError: A user's file has a bad row, too few calibration samples, records of another task, or a
+            sample that stands in another data set too.
+    """
+    sources = sources or DataSources()
+    if calibration_samples < FEWEST_CALIBRATION_SAMPLES:
+        raise InputError(
+            f"calibration_samples is {calibration_samples}: expected at least {FEWEST_CALIBRATION_SAMPLES}"
+        )
+    own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
+    datasets = _built_in(split_corpus(read_corpus()), calibration_samples, task_samples) | own
+    origins = {name: getattr(sources, name) or "built in" for name in datasets}
+    _check_disjoint(datasets, origins)
+    report = {}
+    for name, samples in datasets.items():
+        write_samples(samples, out / f"{name}.jsonl")
+        tokens = _count_tokens(samples, tokenizer) if tokenizer else 0
+        report[name] = DataSet(f"{name}.jsonl", len(samples), tokens, origins[name])
+        logger.info("%s: %d samples, %d tokens, %s", name, len(samples), tokens, origins[name])
+    return DatasetsReport(report)
+
+
+def _built_in(splits: Splits, calibration_samples: int, task_samples: int) -> dict[str, list[Sample]]:
+    classify, summarise = held_out_examples(splits, task_samples)
+    return {
+        "calibration": _calibration(splits.train, calibration_samples),
+        "validation": [TextSample(text) for text in documents(splits.validation)],
+        "summarise": [SummariseSample(example.prompt, example.answer) for example in summarise],
+        "classify": [ClassifySample(example.prompt, example.choices, example.answer) for example in classify],
+    }
+
+
+def _calibration(sections: Sequence[Section], samples: int) -> list[Sample]:
+    """Pieces of running text, and between them task prompts with their answers, both evenly drawn."""
+    of_tasks = round(samples * _CALIBRATION_TASK_SHARE)
+    texts = [piece for text in documents(sections) for piece in pieces(text, _CALIBRATION_CHARACTERS)]
+    examples = balanced(classify_examples(sections), of_tasks // 8)
+    examples += _evenly(summarise_examples(sections), of_tasks - len(examples))
+    chosen = _evenly(texts, samples - of_tasks) + [_as_text(example) for example in examples]
+    unique = {content(sample): sample for sample in map(TextSample, chosen)}
+    if len(unique) < FEWEST_CALIBRATION_SAMPLES:
+        raise InputError(
+            f"this Python brings text for {len(unique)} calibration samples: give a file of your own"
+        )
+    return list(unique.values())
+
+
+def _evenly(items: Sequence[_T], count: int) -> list[_T]:
+    """At most so many of the items, at equal distances."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _as_text(example: Example) -> str:
+    return f"{example.prompt} {example.answer}"
+
+
+def _from_user(name: str, source: str) -> list[Sample]:
+    samples = read_samples(source)
+    expected = {"summarise": SummariseSample, "classify": ClassifySample}.get(name, TextSample)
+    for number, sample in enumerate(samples, start=1):
+        if not isinstance(sample, expected):
+            raise InputError(
+                f"{source}, sample {number}: a {type(sample).__name__} cannot stand in the {name} data set, "
+                f"which holds {expected.__name__} records"
+            )
+    if name == "calibration" and len(samples) < FEWEST_CALIBRATION_SAMPLES:
+        raise InputError(
+            f"{source} holds {len(samples)} samples: calibration needs at least {FEWEST_CALIBRATION_SAMPLES}"
+        )
+    return samples
+
+
+def _check_disjoint(datasets: dict[str, list[Sample]], origins: dict[str, str]) -> None:
+    """The two tasks may ask different things of one text; apart from that nothing stands in two data sets."""
+    owners: dict[str, str] = {}
+    for name, samples in datasets.items():
+        for number, sample in enumerate(samples, start=1):
+            owner = owners.setdefault(content(sample), name)
+            if owner != name:
+                raise InputError(
+                    f"{origins[name]}: sample {number} of {name} stands in {owner} too ({origins[owner]}); "
+                    "take it out of one"
+                )
+
+
+def _count_tokens(samples: Iterable[Sample], tokenizer: "PreTrainedTokenizerBase") -> int:
+    texts = [sample.text if isinstance(sample, TextSample) else sample.prompt for sample in samples]
+    return sum(len(tokens) for tokens in tokenizer(texts, verbose=False)["input_ids"])

@@ -1,0 +1,193 @@
+"""The records of the data files, and reading and writing them.
+
+A file holds one JSON object a line, each of one of three shapes:
+
+    {"text": str}
+        Running text, for calibration and perplexity.
+    {"task": "summarise", "prompt": str, "reference": str}
+        The prompt ends before the answer; the answer is a short line that is compared with the reference.
+    {"task": "classify", "prompt": str, "choices": [str, ...], "answer": str}
+        The answer is one of the choices, which differ in their first word; the model says it after one space.
+
+Further keys are ignored. Parquet files hold the same keys as columns. Any other file is plain text, cut into samples at
+blank lines. Instead of a file, "datasets:NAME:SPLIT" or "datasets:NAME:CONFIGURATION:SPLIT" names a data set of
+the `datasets` library whose columns are these keys.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from llama4_pipeline.data.tasks import pieces
+from llama4_pipeline.errors import InputError
+
+_LIBRARY_PREFIX = "datasets:"
+_TEXT_SAMPLE_CHARACTERS = 900
+
+
+@dataclass(frozen=True)
+class TextSample:
+    """Running text."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SummariseSample:
+    """A prompt and a summary written by a person."""
+
+    prompt: str
+    reference: str
+
+
+@dataclass(frozen=True)
+class ClassifySample:
+    """A prompt whose answer is one of the choices."""
+
+    prompt: str
+    choices: tuple[str, ...]
+    answer: str
+
+
+Sample = TextSample | SummariseSample | ClassifySample
+
+
+def read_samples(source: str | Path) -> list[Sample]:
+    """Reads a data file, or a data set of the `datasets` library, as the top of this module describes.
+
+    Raises:
+        InputError: The source is missing, empty, or has a bad row; the message names file and line.
+    """
+    name = str(source)
+    samples = [_sample(row, place) for place, row in _rows(name)]
+    if not samples:
+        raise InputError(f"{name} holds no samples: give at least one row")
+    return samples
+
+
+def write_samples(samples: Iterable[Sample], path: Path) -> None:
+    """Writes samples as JSON lines that `read_samples` reads."""
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        for sample in samples:
+            file.write(json.dumps(_record(sample), ensure_ascii=False) + "\n")
+
+
+def content(sample: Sample) -> str:
+    """What a sample says, without regard to blanks: two samples with the same content are the same sample."""
+    return " ".join((sample.text if isinstance(sample, TextSample) else sample.prompt).split())
+
+
+def _record(sample: Sample) -> dict[str, Any]:
+    match sample:
+        case TextSample():
+            return asdict(sample)
+        case SummariseSample():
+            return {"task": "summarise", **asdict(sample)}
+        case ClassifySample():
+            return {"task": "classify", **asdict(sample)}
+
+
+def _sample(row: Any, place: str) -> Sample:
+    if not isinstance(row, dict):
+        raise InputError(f"{place}: expected an object, found {type(row).__name__}")
+    match row.get("task"):
+        case None:
+            return TextSample(_text(row, "text", place))
+        case "summarise":
+            return SummariseSample(_text(row, "prompt", place), _text(row, "reference", place))
+        case "classify":
+            return _classify_sample(row, place)
+        case task:
+            raise InputError(f"{place}: unknown task {task!r}, expected 'summarise' or 'classify'")
+
+
+def _classify_sample(row: dict[str, Any], place: str) -> ClassifySample:
+    prompt, answer = _text(row, "prompt", place), _text(row, "answer", place)
+    choices = row.get("choices")
+    if not isinstance(choices, list) or not all(isinstance(choice, str) and choice for choice in choices):
+        raise InputError(f"{place}: 'choices' must be a list of texts")
+    if answer not in choices:
+        raise InputError(f"{place}: the answer {answer!r} is not among the choices {choices}")
+    return ClassifySample(prompt, tuple(choices), answer)
+
+
+def _text(row: dict[str, Any], key: str, place: str) -> str:
+    value = row.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise InputError(f"{place}: '{key}' is missing or empty, expected a text")
+    return value
+
+
+def _rows(name: str) -> Iterator[tuple[str, Any]]:
+    """The rows of a source, each with the place that an error names."""
+    if name.startswith(_LIBRARY_PREFIX):
+        yield from _library_rows(name)
+        return
+    path = Path(name)
+    if not path.is_file():
+        raise InputError(f"{name}: no such data file")
+    if path.suffix == ".parquet":
+        yield from _parquet_rows(path)
+        return
+    lines = _lines(path)
+    if path.suffix == ".jsonl":
+        yield from _json_rows(path, lines)
+    else:
+        for text in pieces("\n".join(lines), _TEXT_SAMPLE_CHARACTERS):
+            yield name, {"text": text}
+
+
+def _lines(path: Path) -> list[str]:
+    lines = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        try:
+            lines.append(line.decode("utf-8"))
+        except UnicodeDecodeError as error:
+            raise InputError(
+                f"{path}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
+            ) from None
+    return lines
+
+
+def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[str, Any]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        place = f"{path}, line {number}"
+        try:
+            yield place, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{place}: not JSON ({error.msg} at column {error.colno})") from None
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+    for number, row in enumerate(rows, start=1):
+        yield f"{path}, row {number}", row
+
+
+def _library_rows(name: str) -> Iterator[tuple[str, Any]]:
+    parts = name.removeprefix(_LIBRARY_PREFIX).split(":")
+    if len(parts) not in (2, 3) or not all(parts):
+        raise InputError(f"{name}: expected datasets:NAME:SPLIT or datasets:NAME:CONFIGURATION:SPLIT")
+    if find_spec("datasets") is None:
+        raise InputError(f"{name}: the datasets library is not installed; pip install datasets")
+    import datasets
+
+    *names, split = parts
+    try:
+        rows = datasets.load_dataset(*names, split=split)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{name}: cannot load it: {str(error).splitlines()[0]}") from error
+    for number, row in enumerate(rows, start=1):
+        if "task" in row or (row.get("text") or "").strip():
+            yield f"{name}, row {number}", row

@@ -1,0 +1,102 @@
+"""Two small tasks made from the corpus: title a section from its text, and say which kind it is of.
+
+Both are plain text that any tokenizer reads, and both are answered by a few greedily decoded tokens: the
+answer follows the prompt after one space and fills its line.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from llama4_pipeline.data.corpus import KINDS, Section, Splits
+
+_PASSAGE_CHARACTERS = 300
+_SHORTEST_PIECE = 60
+_LONG_KINDS = ("topic", "module")
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt about a passage, and its answer; `choices` is empty where the answer is free text."""
+
+    passage: str
+    prompt: str
+    answer: str
+    choices: tuple[str, ...] = ()
+
+
+def summarise_examples(sections: Iterable[Section]) -> list[Example]:
+    """The beginning of a section's text, answered by the title in plain words, where the text has those words."""
+    examples = []
+    for section in sections:
+        passage = next(pieces(section.text, _PASSAGE_CHARACTERS))
+        title = plain_words(section.title)
+        if all(word in passage.lower() for word in title.split()):
+            examples.append(Example(passage, f"Text:\n{passage}\n\nTitle:", title))
+    return examples
+
+
+def classify_examples(sections: Iterable[Section]) -> list[Example]:
+    """Title and text of each section, answered by its kind; long kinds give an example for each passage."""
+    return [
+        Example(passage, f"Text:\n{passage}\n\nKind of {section.title}:", section.kind, KINDS)
+        for section in sections
+        for passage in islice(
+            pieces(section.text, _PASSAGE_CHARACTERS), None if section.kind in _LONG_KINDS else 1
+        )
+    ]
+
+
+def balanced(examples: Sequence[Example], per_answer: int) -> list[Example]:
+    """The same number of examples of each kind, evenly spread; those of a rare kind come again."""
+    chosen = []
+    for answer in KINDS:
+        own = [example for example in examples if example.answer == answer]
+        stride = max(1, len(own) // per_answer)
+        chosen.append(list(islice(cycle(own[::stride]), per_answer)))
+    return [example for group in zip(*chosen, strict=True) for example in group]
+
+
+def held_out_examples(splits: Splits, most: int) -> tuple[list[Example], list[Example]]:
+    """Examples on passages that no model has read, evenly drawn: (classify, summarise).
+
+    Args:
+        splits: The parts of the corpus.
+        most: Examples of each task at most.
+    """
+    read = " ".join(word for section in splits.train for word in section.text.split())
+    classify = _unread(classify_examples(splits.tasks), read)
+    rarest = min(Counter(example.answer for example in classify).values())
+    summarise = _unread(summarise_examples(splits.tasks), read)
+    return (
+        balanced(classify, min(rarest, most // len(KINDS))),
+        summarise[:: max(1, math.ceil(len(summarise) / most))],
+    )
+
+
+def pieces(text: str, characters: int) -> Iterator[str]:
+    """Cuts a text at blank lines into pieces of at most so many characters; a longer paragraph is cut short.
+
+    What is left at the end is dropped when it is too short to say anything, unless it is all there is.
+    """
+    piece = ""
+    for paragraph in text.split("\n\n"):
+        if piece and len(piece) + len(paragraph) + 2 > characters:
+            yield piece
+            piece = ""
+        piece = f"{piece}\n\n{paragraph}" if piece else paragraph[:characters]
+    if len(piece) >= _SHORTEST_PIECE or (piece and piece == text):
+        yield piece
+
+
+def plain_words(title: str) -> str:
+    """The words of a title: 'JSONDecoder' is 'json decoder', 'get_data' is 'get data'."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[_.\W]+", " ", title)
+    return " ".join(spaced.lower().split()) or title
+
+
+def _unread(examples: Iterable[Example], read: str) -> list[Example]:
+    return [example for example in examples if " ".join(example.passage.split()) not in read]

@@ -1,0 +1,89 @@
+"""Data files: read back as written, and a bad row named by file and line."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from llama4_pipeline.data.samples import (
+    ClassifySample,
+    SummariseSample,
+    TextSample,
+    read_samples,
+    write_samples,
+)
+from llama4_pipeline.errors import InputError
+
+_GOOD = '{"text": "fine"}'
+
+
+def test_samples_are_read_back_as_written(tmp_path: Path):
+    samples = [
+        TextSample('two\nlines, a quote " and \N{GREEK SMALL LETTER PI}'),
+        SummariseSample("Text:\nabc\n\nTitle:", "a title"),
+        ClassifySample("Which?", ("class", "function"), "class"),
+    ]
+    write_samples(samples, tmp_path / "samples.jsonl")
+    assert read_samples(tmp_path / "samples.jsonl") == samples
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{'text': 1}", "not JSON"),
+        ("[1]", "expected an object"),
+        ('{"text": 7}', "'text' is missing or empty"),
+        ('{"txt": "a"}', "'text' is missing or empty"),
+        ('{"task": "translate"}', "unknown task 'translate'"),
+        ('{"task": "summarise", "prompt": "a"}', "'reference' is missing or empty"),
+        ('{"task": "classify", "prompt": "a", "choices": "ab", "answer": "a"}', "'choices' must be a list"),
+        ('{"task": "classify", "prompt": "a", "choices": ["b"], "answer": "a"}', "is not among the choices"),
+        (b"\xff\xfe", "not UTF-8"),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: str | bytes, message: str):
+    path = tmp_path / "own.jsonl"
+    bad = line if isinstance(line, bytes) else line.encode()
+    path.write_bytes(b"\n".join([_GOOD.encode(), b"", bad, _GOOD.encode()]))
+    with pytest.raises(InputError, match="own.jsonl, line 3: .*" + message) as failure:
+        read_samples(path)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_parquet_file_has_the_same_keys_as_columns(tmp_path: Path):
+    path = tmp_path / "own.parquet"
+    pd.DataFrame({"text": ["one", "two"]}).to_parquet(path)
+    assert read_samples(path) == [TextSample("one"), TextSample("two")]
+    pd.DataFrame({"text": ["one", None]}).to_parquet(path)
+    with pytest.raises(InputError, match=r"own.parquet, row 2: 'text'"):
+        read_samples(path)
+
+
+def test_a_file_that_only_claims_to_be_parquet(tmp_path: Path):
+    path = tmp_path / "own.parquet"
+    path.write_text(json.dumps({"text": "a"}))
+    with pytest.raises(InputError, match="not a Parquet file"):
+        read_samples(path)
+
+
+def test_plain_text_is_cut_at_blank_lines(tmp_path: Path):
+    path = tmp_path / "own.txt"
+    paragraphs = [letter * 600 for letter in "abc"]
+    path.write_text("\n\n".join(paragraphs))
+    assert read_samples(path) == [TextSample(paragraph) for paragraph in paragraphs]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("missing.jsonl", "no such data file"), ("datasets:wikitext", "expected datasets:NAME:SPLIT")],
+)
+def test_a_source_that_is_not_there(source: str, message: str):
+    with pytest.raises(InputError, match=message):
+        read_samples(source)
+
+
+def test_an_empty_file(tmp_path: Path):
+    (tmp_path / "own.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="holds no samples"):
+        read_samples(tmp_path / "own.jsonl")
