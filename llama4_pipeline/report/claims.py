@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llama4_pipeline.metrics.measurement import Measurement
-from llama4_pipeline.report.rows import BASELINE, Row
+from llama4_pipeline.report.rows import Row, is_baseline
 from llama4_pipeline.report.units import format_bytes, format_number
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not measured"
@@ -78,10 +78,6 @@ def _change(ratio: float) -> str:
     return f"{format_number(abs(percent))}% {'more' if percent > 0 else 'less'}"
 
 
-def _eager(measurement: Measurement) -> bool:
-    return measurement.engine == BASELINE
-
-
 def _onnx(*precisions: str) -> Callable[[Measurement], bool]:
     return lambda each: each.engine.startswith("ONNX Runtime") and each.precision in precisions
 
@@ -103,7 +99,7 @@ _CLAIMS = (
     _Claim(
         "ONNX Runtime without quantization takes 30 to 50% less time per token than PyTorch eager",
         "118 to 82 ms, 31% less",
-        base=_eager,
+        base=is_baseline,
         row=_onnx(*_FLOAT),
         figure=_latency,
         text=_milliseconds,
@@ -112,7 +108,7 @@ _CLAIMS = (
     _Claim(
         "ONNX Runtime INT8 is 2 to 3 times as fast as PyTorch eager",
         "118 to 47 ms, 60% less",
-        base=_eager,
+        base=is_baseline,
         row=_onnx("int8"),
         figure=_latency,
         text=_milliseconds,
@@ -130,7 +126,7 @@ _CLAIMS = (
     _Claim(
         "ONNX Runtime without quantization needs less memory than PyTorch eager",
         "14.2 to 10.1 GB, 29% less",
-        base=_eager,
+        base=is_baseline,
         row=_onnx(*_FLOAT),
         figure=lambda each: each.peak_memory_bytes,
         text=format_bytes,
@@ -139,7 +135,7 @@ _CLAIMS = (
     _Claim(
         "ONNX Runtime INT8 needs a quarter of PyTorch's memory",
         "14.2 to 3.6 GB, 75% less",
-        base=_eager,
+        base=is_baseline,
         row=_onnx("int8"),
         figure=lambda each: each.peak_memory_bytes,
         text=format_bytes,
@@ -148,7 +144,7 @@ _CLAIMS = (
     _Claim(
         "The ONNX file is 30 to 50% smaller than the PyTorch checkpoint",
         "no figures given",
-        base=_eager,
+        base=is_baseline,
         row=_onnx(*_FLOAT),
         figure=lambda each: each.model_bytes,
         text=format_bytes,
@@ -157,7 +153,7 @@ _CLAIMS = (
     _Claim(
         "INT8 takes a quarter of the size",
         "14 GB in FP16 to 3.5 GB, 75% less",
-        base=_eager,
+        base=is_baseline,
         row=_onnx("int8"),
         figure=lambda each: each.model_bytes,
         text=format_bytes,
@@ -166,7 +162,7 @@ _CLAIMS = (
     _Claim(
         "INT8 raises perplexity by less than 1%",
         "no figures given",
-        base=_eager,
+        base=is_baseline,
         row=_onnx("int8"),
         figure=lambda each: each.perplexity,
         text=lambda value: f"{value:.3f}",

@@ -11,7 +11,7 @@ from llama4_pipeline.metrics.machine import Machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.claims import check_claims
 from llama4_pipeline.report.plots import PLOTS, Plot, row_color, to_svg
-from llama4_pipeline.report.rows import BASELINE, Row, table_rows, tables
+from llama4_pipeline.report.rows import Row, is_baseline, table_rows, tables
 from llama4_pipeline.report.units import format_bytes, format_number
 
 
@@ -78,7 +78,7 @@ def _highlights(rows: Sequence[Row]) -> list[_Highlight]:
         return []
     measured, eager = (
         fastest.measurement,
-        next(row.measurement for row in rows if row.measurement.engine == BASELINE),
+        next(row.measurement for row in rows if is_baseline(row.measurement)),
     )
     found = [_Highlight(f"{format_number(fastest.speedup)}x", "as fast per token as PyTorch eager")]
     if measured.model_bytes and eager.model_bytes:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.units import format_bytes, format_number
 
-BASELINE = "PyTorch eager"
 RANDOM_WEIGHTS = "random weights"
 
 _PORTABILITY = {
@@ -62,6 +61,11 @@ class Table:
     columns: Sequence[Column]
 
 
+def is_baseline(measurement: Measurement) -> bool:
+    """Whether this is PyTorch eager, in any precision; the first of a table is what the others are compared with."""
+    return measurement.engine.startswith("PyTorch eager")
+
+
 def table_rows(measurements: Sequence[Measurement], random_weights: Collection[str] = ()) -> list[Row]:
     """Names the measurements and compares each with PyTorch eager on the same model.
 
@@ -105,8 +109,7 @@ def _names(measurements: Sequence[Measurement]) -> list[str]:
 
 
 def _speedup(measurement: Measurement, others: Sequence[Measurement]) -> float | None:
-    same_model = (each for each in others if each.engine == BASELINE and each.model == measurement.model)
-    baseline = next(same_model, None)
+    baseline = next((each for each in others if is_baseline(each) and each.model == measurement.model), None)
     if baseline is None or baseline.decode_latency_ms is None or measurement.decode_latency_ms is None:
         return None
     return baseline.decode_latency_ms.p50 / measurement.decode_latency_ms.p50

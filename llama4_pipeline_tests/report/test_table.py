@@ -75,5 +75,12 @@ def test_rows_that_share_an_engine_are_told_apart_by_precision_or_model(measurem
     assert benchmark_table([*measurements, mini])["speedup_over_eager"].iloc[-1] == 1.0
 
 
+def test_the_first_pytorch_row_is_the_baseline_whatever_its_precision(measurements):
+    half = invent("PyTorch eager FP16", "float16", 100.0, 240_000_000)
+    table = benchmark_table([half, *measurements]).set_index("engine")
+    assert table.loc["PyTorch eager FP16", "speedup_over_eager"] == 1.0
+    assert table.loc["PyTorch eager", "speedup_over_eager"] == pytest.approx(100 / 150)
+
+
 def test_without_pytorch_there_is_no_speedup(measurements):
     assert benchmark_table(measurements[1:])["speedup_over_eager"].isna().all()
