@@ -27,6 +27,7 @@ from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.exportable import ExportableLlama4
 
 OLDEST_OPSET = 18
+NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 
 
@@ -93,6 +94,8 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
     config = checkpoint.config
     if opset < OLDEST_OPSET:
         raise InputError(f"opset {opset} is too old: Llama 4 needs opset {OLDEST_OPSET} or higher")
+    if opset > NEWEST_OPSET:
+        raise InputError(f"opset {opset} is too new: the exporter knows opsets to {NEWEST_OPSET}")
     if max_context < 1:
         raise InputError(f"max context {max_context} is not a number of tokens: give 1 or more")
     if config.hidden_act != "silu":
