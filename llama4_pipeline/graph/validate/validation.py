@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.validate.causes import explain
 from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance
 from llama4_pipeline.graph.validate.greedy import compare_greedy
@@ -183,7 +184,7 @@ class _Validation:
 
 def _check_model(graph: Path) -> None:
     read_graph(graph)
-    onnx.checker.check_model(str(graph / "model.onnx"))
+    onnx.checker.check_model(skeleton(load_graph(graph)))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
