@@ -1,4 +1,7 @@
-"""Attention calls to com.microsoft GroupQueryAttention: the cache in place, RoPE inside.
+"""Attention calls to com.microsoft GroupQueryAttention, the cache in place, behind RotaryEmbedding.
+
+GroupQueryAttention can rotate too, but reads a prompt's positions as a count from the first, and then
+refuses head sizes that are no multiple of 16.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 """
@@ -7,18 +10,19 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir import tape
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 
+_HEAD_MULTIPLE = 8
 OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention", "PlainAttention")
 
 
 def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     """Replaces every attention call; returns how many.
 
-    QK-norm is applied before the operator rotates: a norm without weight commutes with a rotation. The chunk mask is
-    left out when `max_context` tokens never leave the first chunk. Tokens enter the graph with the real ones of each
-    row first (`rows.py`).
+    The chunk mask is left out when `max_context` tokens never leave the first chunk. Tokens enter the graph
+    with the real ones of each row first (`rows.py`).
     """
     calls = rewriter.calls(*OPERATORS)
     for call in calls:
@@ -38,21 +42,26 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
     head_dim = past_key.shape[3]
     assert isinstance(head_dim, int)
     nodes = tape.Tape()
-    query, key, value = _operands(rewriter, rows, nodes, call, heads, kv_heads, head_dim)
-    rotary = "Rotary" in call.op_type
-    cos, sin = _angle_table(rewriter, call, max_context) if rotary else (None, None)
+    if head_dim % _HEAD_MULTIPLE:
+        raise InputError(
+            f"head_dim {head_dim}: ONNX Runtime's GroupQueryAttention takes multiples of {_HEAD_MULTIPLE}; "
+            "use the portable form"
+        )
+    if "Rotary" in call.op_type:
+        angles = _angle_table(rewriter, call, max_context)
+        query, key, value = _rotated(rewriter, rows, nodes, call, heads, kv_heads, head_dim, angles)
+    else:
+        query, key, value = _plain(rewriter, rows, nodes, call, heads, kv_heads, head_dim)
     outputs = nodes.op_multi_out(
         "GroupQueryAttention",
         [
             query, key, value, past_key, past_value, rows.seqlens_k, rows.total_sequence_length,
-            cos, sin, rows.in_order("position_ids") if rotary else None, _chunk_bias(rows, bias, max_context),
+            None, None, None, _chunk_bias(rows, bias, max_context),
         ],
         {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
             "scale": call.attributes["scale"].as_float(),
-            "do_rotary": int(rotary),
-            "rotary_interleaved": int(rotary),
         },
         domain=MICROSOFT,
         num_outputs=3,
@@ -60,30 +69,50 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
     rewriter.replace(call, nodes, outputs)
 
 
-def _operands(
-    rewriter: Rewriter, rows: Rows, nodes: tape.Tape, call: ir.Node, heads: int, kv_heads: int, head_dim: int
-) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
-    """Query, key, value; packed into the first alone where nothing stands between projection and attention."""
-    qkv = call.inputs[0]
-    width, kv_width = heads * head_dim, kv_heads * head_dim
+def _rotated(
+    rewriter: Rewriter,
+    rows: Rows,
+    nodes: tape.Tape,
+    call: ir.Node,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    angles: tuple[ir.Value, ir.Value],
+) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Query, key, value of a RoPE layer: query and key are turned, and normed, as one."""
+    width, kv_width, turned_heads = heads * head_dim, kv_heads * head_dim, heads + kv_heads
+    both, value = nodes.op_multi_out(
+        "Split", [call.inputs[0], rewriter.ints(width + kv_width, kv_width)], {"axis": -1}, num_outputs=2
+    )
+    turned = nodes.op(
+        "RotaryEmbedding",
+        [both, rows.in_order("position_ids"), *angles],
+        {"interleaved": 1, "num_heads": turned_heads},
+        domain=MICROSOFT,
+    )
     if call.op_type == "NormalizedRotaryAttention":
-        both, value = nodes.op_multi_out(
-            "Split", [qkv, rewriter.ints(width + kv_width, kv_width)], {"axis": -1}, num_outputs=2
-        )
-        by_head = nodes.op("Reshape", [both, rewriter.ints(0, 0, heads + kv_heads, head_dim)])
+        by_head = nodes.op("Reshape", [turned, rewriter.ints(0, 0, turned_heads, head_dim)])
         ones = rewriter.constant(f"ones.{head_dim}", ir.tensor(np.ones(head_dim, np.float32)))
         epsilon = call.attributes["epsilon"].as_float()
         normed = nodes.op("RMSNormalization", [by_head, ones], {"axis": -1, "epsilon": epsilon})
-        flat = nodes.op("Reshape", [normed, rewriter.ints(0, 0, width + kv_width)])
-        query, key = nodes.op_multi_out(
-            "Split", [flat, rewriter.ints(width, kv_width)], {"axis": -1}, num_outputs=2
-        )
-        return query, key, value
-    if call.op_type == "TemperedAttention":
-        widths = rewriter.ints(width, kv_width, kv_width)
-        query, key, value = nodes.op_multi_out("Split", [qkv, widths], {"axis": -1}, num_outputs=3)
-        return nodes.op("Mul", [query, _temperature(rewriter, rows, call)]), key, value
-    return qkv, None, None
+        turned = nodes.op("Reshape", [normed, rewriter.ints(0, 0, width + kv_width)])
+    query, key = nodes.op_multi_out(
+        "Split", [turned, rewriter.ints(width, kv_width)], {"axis": -1}, num_outputs=2
+    )
+    return query, key, value
+
+
+def _plain(
+    rewriter: Rewriter, rows: Rows, nodes: tape.Tape, call: ir.Node, heads: int, kv_heads: int, head_dim: int
+) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
+    """Query, key, value of a NoPE layer; packed into the first alone where there is no temperature."""
+    qkv = call.inputs[0]
+    if call.op_type == "PlainAttention":
+        return qkv, None, None
+    width, kv_width = heads * head_dim, kv_heads * head_dim
+    widths = rewriter.ints(width, kv_width, kv_width)
+    query, key, value = nodes.op_multi_out("Split", [qkv, widths], {"axis": -1}, num_outputs=3)
+    return nodes.op("Mul", [query, _temperature(rewriter, rows, call)]), key, value
 
 
 def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[ir.Value, ir.Value]:

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.fuse import fuse_graph
@@ -50,5 +51,13 @@ def test_context_beyond_the_limit_is_refused_by_the_runtime(checkpoint: Checkpoi
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
     ids, mask = random_ids(checkpoint, 1, 17), np.ones((1, 17), np.int64)
 
-    with pytest.raises(Exception, match="cos_cache dimension 0"):
+    with pytest.raises(Exception, match="RotaryEmbedding"):
         Session(tmp_path / "fused").in_pieces(ids, mask, [17])
+
+
+def test_a_head_size_that_the_kernel_refuses_is_refused_before(tmp_path: Path) -> None:
+    odd = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", head_dim=12))
+    export_graph(odd, tmp_path / "portable", max_context=64)
+
+    with pytest.raises(InputError, match=r"head_dim 12.*portable"):
+        fuse_graph(tmp_path / "portable", tmp_path / "fused")

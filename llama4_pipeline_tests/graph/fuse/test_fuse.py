@@ -24,6 +24,7 @@ def test_moe_layer_with_rope_has_these_nodes_and_no_other(fused_graph: Path) -> 
         "Split": 3,  # value from query and key; query from key; gate from up
         "Reshape": 3,  # heads for QK-norm and back; router logits by token
         "RMSNormalization": 1,  # QK-norm
+        "RotaryEmbedding": 1,
         "GroupQueryAttention": 1,
         "SkipSimplifiedLayerNormalization": 2,
         "ReduceMax": 1,  # the chosen expert's logit
@@ -41,6 +42,7 @@ def test_dense_layer_has_these_nodes_and_no_other(fused_graph: Path) -> None:
         "Split": 3,
         "Reshape": 2,
         "RMSNormalization": 1,
+        "RotaryEmbedding": 1,
         "GroupQueryAttention": 1,
         "SkipSimplifiedLayerNormalization": 2,
         "QuickGelu": 1,
