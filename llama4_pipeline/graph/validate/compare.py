@@ -8,6 +8,7 @@ from llama4_pipeline.graph.validate.probes import LOGITS, Probe, StepValues
 from llama4_pipeline.graph.validate.uses import Step
 
 _TIE_MARGIN = 1e-4  # of the standard deviation of the router logits; rounding alone may turn such a choice
+_LEAST_DEVIATION = 0.1  # of the root mean square: one number, or equal ones, have none
 _NOTHING = 1e-30
 
 
@@ -121,7 +122,7 @@ def measure(probe: Probe, expected: np.ndarray, got: np.ndarray, compared: np.nd
     a, b = expected[compared].astype(np.float64), got[compared].astype(np.float64)
     if not a.size:
         return Figures(probe, 1.0, 1.0, 0.0, (0, 0), token_error)
-    deviation = max(float(a.std()), _NOTHING)
+    deviation = max(float(a.std()), _LEAST_DEVIATION * float(np.sqrt((a * a).mean())), _NOTHING)
     with np.errstate(invalid="ignore"):
         errors = np.abs(a - b).max(axis=-1) / deviation
     errors[~np.isfinite(errors)] = np.inf
