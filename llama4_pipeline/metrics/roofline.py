@@ -11,7 +11,8 @@ from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 
 _EXPERT_OPERATORS = ("MoE", "QMoE")
-_ROW_OPERATORS = ("Gather", "GatherBlockQuantized", "GroupQueryAttention")  # the last reads its angles by row
+# They read an embedding, or a table of angles, by row.
+_ROW_OPERATORS = ("Gather", "GatherBlockQuantized", "RotaryEmbedding", "GroupQueryAttention")
 
 
 @dataclass(frozen=True)

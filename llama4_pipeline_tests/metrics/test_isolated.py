@@ -1,0 +1,46 @@
+"""Engines in processes of their own: the record comes back, a death is told with its last words."""
+
+from pathlib import Path
+from threading import Timer
+
+import psutil
+import pytest
+
+from llama4_pipeline.errors import CheckFailed
+from llama4_pipeline.metrics.isolated import BenchRequest, measure_interleaved, measure_isolated
+
+
+def request(checkpoint: Path, **fields) -> BenchRequest:
+    short = {"prompt_tokens": 9, "new_tokens": 5, "batch": (1, 2), "repeats": 1, "threads": 1}
+    return BenchRequest(engine="pytorch", model="tiny", checkpoint=checkpoint, **(short | fields))
+
+
+def test_the_record_of_the_other_process(tiny_random_checkpoint):
+    [measurement] = measure_interleaved([request(tiny_random_checkpoint)])
+    assert (measurement.model, measurement.engine, measurement.threads) == ("tiny", "PyTorch eager", 1)
+    assert list(measurement.throughput) == [1, 2]
+    assert measurement.peak_memory_bytes > measurement.model_bytes
+
+
+def test_an_engine_that_is_missing_is_a_row_with_the_reason(tiny_random_checkpoint):
+    row = measure_isolated(
+        BenchRequest(engine="tensorrt-llm", model="tiny", checkpoint=tiny_random_checkpoint, dtype="float16")
+    )
+    assert row.engine == "TensorRT-LLM"
+    assert "not installed" in row.unavailable
+    assert row.decode_latency_ms is None
+
+
+def test_a_process_that_fails_is_told_with_its_last_words(tmp_path):
+    with pytest.raises(
+        CheckFailed, match=r"bench of pytorch on tiny failed with exit status 2: .*config\.json"
+    ):
+        measure_isolated(request(tmp_path))
+
+
+def test_a_process_that_is_killed_is_told(tiny_random_checkpoint):
+    killed = request(tiny_random_checkpoint, repeats=100_000)
+    killer = Timer(8, lambda: [child.kill() for child in psutil.Process().children()])
+    killer.start()
+    with pytest.raises(CheckFailed, match="bench of pytorch on tiny ended by signal 9"):
+        measure_isolated(killed)

@@ -1,0 +1,28 @@
+"""The description of the machine."""
+
+import json
+
+from llama4_pipeline.metrics.machine import (
+    Machine,
+    describe_machine,
+    library_versions,
+    measure_read_bandwidth,
+)
+
+
+def test_describes_this_machine():
+    machine = describe_machine(read_bandwidth=1e9)
+    assert machine.cpu
+    assert machine.cores >= 1
+    assert machine.memory_bytes > 1 << 28
+    assert {"torch", "transformers", "numpy"} <= library_versions().keys()
+    assert Machine.model_validate(json.loads(machine.model_dump_json())) == machine
+
+
+def test_identity_leaves_out_what_was_measured():
+    assert describe_machine(1e9).identity() == describe_machine(2e9).identity()
+    assert "libraries" in describe_machine().identity()
+
+
+def test_read_bandwidth_is_that_of_memory():
+    assert 5e8 < measure_read_bandwidth(threads=1) < 5e12

@@ -1,0 +1,78 @@
+"""Bytes that a token reads, counted by hand and from the graph's structure."""
+
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.roofline import (
+    cache_read_bytes,
+    roofline_share,
+    stored_checkpoint,
+    stored_graph,
+)
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+
+MAX_CONTEXT = 64
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_random_checkpoint: Path) -> Checkpoint:
+    return Checkpoint.open(tiny_random_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("graphs")
+    export_graph(checkpoint, root / "portable", max_context=MAX_CONTEXT, with_weights=False)
+    fuse_graph(root / "portable", root / "fused")
+    return {"portable": root / "portable", "fused": root / "fused"}
+
+
+@pytest.mark.parametrize("form", ["portable", "fused"])
+def test_a_graph_reads_what_the_architecture_says(checkpoint, graphs, form):
+    stored = stored_graph(graphs[form])
+    architecture = checkpoint.architecture
+    more = (
+        stored.active_bytes - 4 * architecture.active_parameters()
+    )  # an embedding row, constants of the graph
+    assert 4 * architecture.hidden_size <= more < 1500
+    assert stored.precision == "float32"
+    assert stored.cache_element_bytes == 4
+    assert stored.weight_bytes >= 4 * architecture.parameters()
+
+
+def test_a_checkpoint_reads_by_its_type(checkpoint):
+    architecture = checkpoint.architecture
+    assert stored_checkpoint(architecture, "float32").active_bytes == 4 * architecture.active_parameters()
+    half = stored_checkpoint(architecture, "bfloat16")
+    assert (half.active_bytes, half.weight_bytes) == (
+        2 * architecture.active_parameters(),
+        2 * architecture.parameters(),
+    )
+
+
+def test_more_experts_cost_nothing_at_batch_1(tmp_path):
+    few, many = (
+        Checkpoint.open(write_random_checkpoint(tmp_path / str(count), num_local_experts=count)).architecture
+        for count in (2, 8)
+    )
+    router = 4 * 3 * (8 - 2) * few.hidden_size  # three MoE layers
+    difference = (
+        stored_checkpoint(many, "float32").active_bytes - stored_checkpoint(few, "float32").active_bytes
+    )
+    assert difference == router
+
+
+def test_chunked_layers_read_their_chunk_only(checkpoint):
+    # Three layers see chunks of 16 tokens, one sees everything; the step at position 20 sees 5 and 21 tokens.
+    per_token = 2 * 2 * 16 * 4
+    assert cache_read_bytes(checkpoint.architecture, 20, 2, 4) == per_token * (3 * 5 + 21)
+    assert cache_read_bytes(checkpoint.architecture, 20, 3, 4) == per_token * (3 * 5.5 + 21.5)
+
+
+def test_share_is_one_at_the_roof():
+    assert roofline_share(1_000_000, 1e9, step_ms=1.0) == pytest.approx(1.0)
+    assert roofline_share(1_000_000, 1e9, step_ms=4.0) == pytest.approx(0.25)
