@@ -17,6 +17,8 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph, save_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
+from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.method import Method
 from llama4_pipeline.graph.quantize.plan import plan_schemes
@@ -24,15 +26,16 @@ from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs, rewrite_graph
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.quantize.stream import StreamedWeight
-from llama4_pipeline.graph.quantize.weights import find_weights
+from llama4_pipeline.graph.quantize.statistics import Statistics
+from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
+from llama4_pipeline.graph.quantize.weights import Weight, find_weights
 from llama4_pipeline.graph.sidecars import copy_sidecars
 
 Precision = Literal["int8", "int4"]
 _Entry = TypeVar("_Entry")
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (RoundToNearest(), KQuant())}
+    {method.name: method for method in (RoundToNearest(), KQuant(), Gptq())}
 )
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
@@ -40,6 +43,8 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
         "int4": Scheme(bits=4, block_size=32, symmetric=False),
     }
 )
+FALLBACK = KQuant()  # for matrices of which calibration says too little
+MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
 
 
@@ -50,6 +55,7 @@ def quantize_graph(
     precision: Precision,
     method: str | None = None,
     block_size: int | None = None,
+    calibration: Calibration | None = None,
     accuracy_level: int = 4,
 ) -> QuantizeReport:
     """Writes the quantised form of a fused graph directory.
@@ -62,21 +68,28 @@ def quantize_graph(
         precision: "int8" or "int4".
         method: a name of `METHODS`; None takes `DEFAULT_METHOD`.
         block_size: inputs that share a scale; None takes that of `SCHEMES`.
+        calibration: token sequences, for the methods that look at the inputs of the weights.
         accuracy_level: of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 (fast), 0 keeps them in
             float (exact; 8-bit MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
 
     Raises:
-        InputError: not a graph directory, an unknown precision or method, or a weight that cannot be quantised.
+        InputError: not a graph directory, an unknown precision or method, a method without the calibration that it
+            needs, or a weight that cannot be quantised.
     """
     started = time.monotonic()
     chosen = _named(METHODS, method or DEFAULT_METHOD.get(precision, ""), "method")
     scheme = _named(SCHEMES, precision, "precision")
+    if chosen.needs_calibration and calibration is None:
+        raise InputError(f"method {chosen.name} looks at the inputs of the weights: give calibration text")
     model = load_graph(graph)
     weights, stayed_float = find_weights(model.graph)
     bytes_before = _initializer_bytes(model.graph)
     wished = replace(scheme, block_size=block_size or scheme.block_size)
     schemes = plan_schemes(weights, {weight.name: wished for weight in weights})
-    streamed = [StreamedWeight(weight, schemes[weight.name], lambda _: (chosen, None)) for weight in weights]
+    choice = _Choice(
+        chosen, None if calibration is None else LayerByLayer(graph, model.graph, out, calibration)
+    )
+    streamed = [StreamedWeight(weight, schemes[weight.name], choice.of(weight)) for weight in weights]
     inputs = {stream.weight.name: _register(model.graph, stream) for stream in streamed}
     rewrite_graph(model.graph, weights, inputs, accuracy_level)
     save_graph(model, out, share_weights=False)
@@ -85,12 +98,40 @@ def quantize_graph(
         precision=precision,
         method=chosen.name,
         accuracy_level=accuracy_level,
-        tensors=tuple(_tensor_report(stream, chosen.name) for stream in streamed),
+        tensors=tuple(
+            _tensor_report(stream, chosen.name, choice.fallbacks.get(stream.weight.name, {}))
+            for stream in streamed
+        ),
         stayed_float=stayed_float,
         bytes_before=bytes_before,
         bytes_after=_initializer_bytes(model.graph),
         seconds=time.monotonic() - started,
     )
+
+
+class _Choice:
+    """Which method quantises a matrix: the one asked for, or `_FALLBACK` where calibration says too little."""
+
+    def __init__(self, method: Method, observed: LayerByLayer | None) -> None:
+        self.fallbacks: dict[str, dict[int, str]] = {}
+        self._method, self._observed = method, observed
+
+    def of(self, weight: Weight) -> Choice:
+        def choose(expert: int) -> tuple[Method, Statistics | None]:
+            statistics = self._observed.statistics(weight.name, expert) if self._observed else None
+            if not self._method.needs_calibration:
+                return self._method, statistics
+            if statistics is not None and statistics.tokens >= MINIMUM_TOKENS:
+                return self._method, statistics
+            seen = (
+                "a table that is looked up"
+                if weight.experts == 1
+                else f"{statistics.tokens if statistics else 0} tokens"
+            )
+            self.fallbacks.setdefault(weight.name, {})[expert] = f"{FALLBACK.name}: {seen}"
+            return FALLBACK, statistics
+
+        return choose
 
 
 def _named(table: Mapping[str, _Entry], name: str, what: str) -> _Entry:
@@ -113,7 +154,7 @@ def _initializer_bytes(graph: ir.Graph) -> int:
     )
 
 
-def _tensor_report(stream: StreamedWeight, method: str) -> TensorReport:
+def _tensor_report(stream: StreamedWeight, method: str, fallbacks: dict[int, str]) -> TensorReport:
     weight, scheme = stream.weight, stream.scheme
     return TensorReport(
         name=weight.name,
@@ -125,5 +166,5 @@ def _tensor_report(stream: StreamedWeight, method: str) -> TensorReport:
         bytes_before=weight.nbytes,
         bytes_after=weight.experts * scheme.nbytes(weight.rows, weight.inputs),
         relative_error=stream.relative_error,
-        fallbacks={},
+        fallbacks=fallbacks,
     )

@@ -63,3 +63,9 @@ def _stored_rows(tensor: ir.TensorProtocol, rows: int, inputs: int, first: int =
             yield np.fromfile(tensor.path, dtype, count * inputs, offset=offset).reshape(count, inputs)
         else:
             yield tensor.numpy().reshape(-1, inputs)[start : start + count]
+
+
+def expert_matrix(tensor: ir.TensorProtocol, expert: int) -> np.ndarray:
+    """One expert [N, K] of a stack."""
+    _, rows, inputs = tensor.shape.numpy()
+    return np.concatenate(list(_stored_rows(tensor, rows, inputs, first=expert * rows)))

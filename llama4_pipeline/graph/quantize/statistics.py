@@ -1,8 +1,11 @@
 """What calibration tells about the inputs of one matrix."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+
+_DAMPING = 0.01  # of the mean diagonal, as in the GPTQ paper
 
 
 @dataclass(frozen=True)
@@ -21,3 +24,54 @@ class Statistics:
     def importance(self) -> np.ndarray:
         """Mean square of each input, float32 [K]."""
         return np.diagonal(self.hessian).copy()
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """Inputs from the most to the least important, int64 [K]."""
+        return np.argsort(-self.importance, kind="stable")
+
+    @cached_property
+    def feedback(self) -> np.ndarray:
+        """How the error of an input is made up for by later ones: float32 [K, K], in `order`.
+
+        Upper Cholesky factor of the inverse of the damped Hessian (GPTQ, arXiv 2210.17323, step 3). Inputs that are
+        always zero are given the mean, which leaves them alone.
+        """
+        hessian = self.hessian[np.ix_(self.order, self.order)].astype(np.float64)
+        diagonal = np.diagonal(hessian)
+        mean = float(diagonal.mean()) or 1.0
+        index = np.arange(len(hessian))
+        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean)
+        inverse = np.linalg.inv(hessian)
+        return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+
+
+class Moments:
+    """Sums x x^T over tokens that arrive a few at a time."""
+
+    _BATCH = 2048
+
+    def __init__(self) -> None:
+        self.tokens = 0
+        self._sum: np.ndarray | None = None
+        self._waiting: list[np.ndarray] = []
+
+    def add(self, inputs: np.ndarray) -> None:
+        """Takes float32 [tokens, K]."""
+        self._waiting.append(inputs)
+        if sum(len(part) for part in self._waiting) >= self._BATCH:
+            self._flush()
+
+    def statistics(self) -> Statistics | None:
+        """The mean so far; None where no token came."""
+        self._flush()
+        return None if self._sum is None else Statistics(self._sum / self.tokens, self.tokens)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        inputs = np.concatenate(self._waiting)
+        self._waiting.clear()
+        self.tokens += len(inputs)
+        product = inputs.T @ inputs
+        self._sum = product if self._sum is None else self._sum + product

@@ -11,6 +11,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.blocks import column_blocks, expert_blocks, row_blocks
 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_ROTARY_OPERATORS = {"GroupQueryAttention", "RotaryEmbedding"}
 _LARGE_WEIGHTS = 1024  # a smaller matrix left in float is not worth an error
 
 
@@ -135,7 +136,7 @@ def _reason_to_stay(value: ir.Value) -> str:
         return "router: a rounded logit sends a token to another expert"
     if len(shape) < 2:
         return "vector or scalar"
-    if consumers == {"GroupQueryAttention"}:
+    if consumers <= _ROTARY_OPERATORS:
         return "rotary table"
     if int(np.prod(shape)) < _LARGE_WEIGHTS:
         return f"fewer than {_LARGE_WEIGHTS} weights"

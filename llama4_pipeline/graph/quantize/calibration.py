@@ -1,0 +1,187 @@
+"""Calibration: a fused graph runs layer by layer over token sequences, and the inputs of its weights are summed up.
+
+What flows into a layer comes from the quantised layers before it, so that later layers make up for the errors of
+earlier ones. What is resident is one layer, its moments, and the hidden states of all tokens.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.quantize.blocks import expert_matrix
+from llama4_pipeline.graph.quantize.segments import Segment, cut_by_layer, open_segment
+from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights
+from llama4_pipeline.progress import Progress
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Token sequences that stand for what the model will see.
+
+    Attributes:
+        sequences: int64 [tokens] each.
+    """
+
+    sequences: tuple[np.ndarray, ...]
+
+    def limited(self, tokens: int) -> "Calibration":
+        """Sequences spread evenly over all, with about so many tokens at most."""
+        total = sum(len(sequence) for sequence in self.sequences)
+        if total <= tokens:
+            return self
+        count = max(round(len(self.sequences) * tokens / total), 1)
+        picked = np.linspace(0, len(self.sequences) - 1, count).round().astype(int)
+        return Calibration(tuple(self.sequences[i] for i in picked))
+
+
+class LayerByLayer:
+    """Statistics of every weight's inputs, gathered while the graph is quantised from front to back."""
+
+    def __init__(self, graph: Path, quantised: ir.Graph, out: Path, calibration: Calibration) -> None:
+        """Runs nothing yet.
+
+        Args:
+            graph: directory of the float graph.
+            quantised: the graph that is being written to `out`; a weight of it is read from there once it is written.
+            calibration: the sequences.
+        """
+        self._directory, self._out, self._quantised = graph, out, quantised
+        self._float = load_graph(graph).graph
+        self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
+        self._flows = [_graph_inputs(self._float, sequence) for sequence in calibration.sequences]
+        self._current = -1
+        self._moments: dict[str, Moments] = {}
+        self._routed: dict[
+            str, tuple[np.ndarray, np.ndarray]
+        ] = {}  # stack -> tokens [T, H], expert of each [T]
+
+    def statistics(self, name: str, expert: int) -> Statistics | None:
+        """Of the inputs of one matrix; None for a table that is looked up, and for an expert that no token reached.
+
+        Weights must be asked for in the order of the graph.
+        """
+        position = next(
+            index
+            for index, segment in enumerate(self._segments)
+            if any(weight.name == name for weight in segment.weights)
+        )
+        while self._current < position:
+            self._advance()
+        weight = next(weight for weight in self._segments[position].weights if weight.name == name)
+        if weight.layout is Layout.EXPERTS:
+            return self._expert_statistics(weight, expert)
+        return self._moments[name].statistics() if name in self._moments else None
+
+    def _advance(self) -> None:
+        """Runs the current layer as quantised, then the next as float while looking at its inputs."""
+        if self._current >= 0:
+            segment = self._segments[self._current]
+            for flow, values in self._run(self._quantised, self._out, segment, segment.leaving, "propagate"):
+                for name in segment.entering:
+                    flow.pop(name, None)
+                flow.update(values)
+        self._current += 1
+        self._moments, self._routed = {}, {}
+        self._observe(self._segments[self._current])
+
+    def _observe(self, segment: Segment) -> None:
+        linear = [
+            (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MatMul"
+        ]
+        linear = [(weight, node) for weight, node in linear if weight.layout is Layout.INPUTS_FIRST]
+        routed = [
+            (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MoE"
+        ]
+        seen = {
+            value.name or ""
+            for _, node in (*linear, *routed)
+            for value in node.inputs[: _looked_at(node)]
+            if value
+        }
+        if not seen:
+            return
+        moments: dict[str, Moments] = defaultdict(Moments)
+        tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        for _, values in self._run(self._float, self._directory, segment, tuple(sorted(seen)), "observe"):
+            for weight, node in linear:
+                moments[weight.name].add(_rows(values, node, 0))
+            for weight, node in routed:
+                tokens[weight.name].append((_rows(values, node, 0), _rows(values, node, 1).argmax(axis=1)))
+        self._moments = moments
+        for name, parts in tokens.items():
+            self._routed[name] = (
+                np.concatenate([x for x, _ in parts]),
+                np.concatenate([e for _, e in parts]),
+            )
+
+    def _expert_statistics(self, weight: Weight, expert: int) -> Statistics | None:
+        """Of the tokens that the router sends to the expert: as they are, or as the down projection sees them."""
+        tokens, chosen = self._routed[weight.name]
+        inputs = tokens[chosen == expert]
+        up = weight.users[0].inputs[2]
+        assert up is not None and up.const_value is not None
+        moments = Moments()
+        for start in range(0, len(inputs), _BATCH):
+            batch = inputs[start : start + _BATCH]
+            if up.name != weight.name:
+                both = batch @ expert_matrix(up.const_value, expert).astype(np.float32).T
+                gate, linear = both[:, 0::2], both[:, 1::2]
+                batch = gate / (1 + np.exp(-gate)) * linear
+            moments.add(batch)
+        return moments.statistics()
+
+    def _run(
+        self, graph: ir.Graph, directory: Path, segment: Segment, outputs: tuple[str, ...], task: str
+    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Each sequence's flow and the outputs of a segment for it."""
+        entering = {name: self._flows[0][name].dtype for name in segment.entering}
+        session = open_segment(graph, entering, outputs, directory)
+        names = [value.name for value in session.get_inputs()]
+        title = f"{task} layer {self._current + 1}/{len(self._segments)}"
+        with Progress(title, len(self._flows), "sequences") as progress:
+            for flow in self._flows:
+                values = session.run(list(outputs), {name: flow[name] for name in names})
+                yield flow, dict(zip(outputs, values, strict=True))
+                progress.advance()
+
+
+_BATCH = 2048  # tokens
+
+
+def _graph_inputs(graph: ir.Graph, sequence: np.ndarray) -> dict[str, np.ndarray]:
+    """One sequence as the graph's inputs, with an empty cache."""
+    ids = np.asarray(sequence, np.int64)[None]
+    inputs = {
+        "input_ids": ids,
+        "attention_mask": np.ones_like(ids),
+        "position_ids": np.arange(ids.shape[1])[None],
+    }
+    for value in graph.inputs:
+        if (
+            value.name is not None
+            and value.name.startswith("past_key_values.")
+            and value.shape
+            and value.dtype
+        ):
+            _, heads, _, width = value.shape
+            assert isinstance(heads, int) and isinstance(width, int)
+            inputs[value.name] = np.zeros((1, heads, 0, width), value.dtype.numpy())
+    return inputs
+
+
+def _looked_at(node: ir.Node) -> int:
+    """Leading inputs that statistics are made of: tokens, and router logits of a MoE."""
+    return 2 if node.op_type == "MoE" else 1
+
+
+def _rows(values: dict[str, np.ndarray], node: ir.Node, index: int) -> np.ndarray:
+    value = node.inputs[index]
+    assert value is not None and value.name is not None
+    array = values[value.name]
+    return array.reshape(-1, array.shape[-1]).astype(np.float32)

@@ -1,0 +1,114 @@
+"""Statistics gathered layer by layer from the fused graph of a real model."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
+from llama4_pipeline.graph.quantize.segments import cut_by_layer
+from llama4_pipeline.graph.quantize.weights import find_weights
+from llama4_pipeline_tests.graph.session import Session
+
+LAST_MOE = "model.layers.3.feed_forward.experts"
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    rng = np.random.default_rng(0)
+    return Calibration(tuple(rng.integers(3, 131, length) for length in (40, 25, 33, 60, 48)))
+
+
+def test_limit_spreads_over_all_sequences() -> None:
+    calibration = Calibration(tuple(np.full(10, i) for i in range(100)))
+    limited = calibration.limited(200).sequences
+    assert len(limited) == 20
+    assert limited[0][0] == 0
+    assert limited[-1][0] == 99
+    assert calibration.limited(5000) is calibration
+
+
+def test_segments_hand_over_hidden_states_only(fused_graph: Path) -> None:
+    graph = load_graph(fused_graph).graph
+    segments = cut_by_layer(graph, find_weights(graph)[0])
+    assert len(segments) == 6  # table, four layers, head
+    assert all(1 <= len(segment.entering) <= 3 for segment in segments[1:])
+    assert segments[-1].leaving == ()
+
+
+def test_moments_are_those_of_the_whole_graph(
+    fused_graph: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    """Without errors before it, a layer sees in pieces what it sees in the whole graph."""
+    observed = LayerByLayer(fused_graph, load_graph(fused_graph).graph, fused_graph, calibration)
+    model = onnx.load(fused_graph / "model.onnx", load_external_data=False)
+    down = next(
+        n for n in model.graph.node if "model.layers.3.feed_forward.shared_expert.down_proj.weight" in n.input
+    )
+    experts = next(n for n in model.graph.node if n.op_type == "MoE" and n.input[2].startswith(LAST_MOE))
+    inputs = _values(fused_graph, model, [down.input[0], *experts.input[:2]], calibration)
+    shared = np.concatenate([values[0].reshape(-1, values[0].shape[-1]) for values in inputs])
+    statistics = observed.statistics("model.layers.3.feed_forward.shared_expert.down_proj.weight", 0)
+    assert statistics is not None
+    np.testing.assert_allclose(statistics.hessian, shared.T @ shared / len(shared), rtol=1e-3, atol=1e-5)
+    tokens = np.concatenate([values[1].reshape(-1, values[1].shape[-1]) for values in inputs])
+    chosen = np.concatenate([values[2].argmax(axis=-1).reshape(-1) for values in inputs])
+    for expert in range(4):
+        mine = tokens[chosen == expert]
+        statistics = observed.statistics(f"{LAST_MOE}.gate_up_proj", expert)
+        assert (statistics.tokens if statistics else 0) == len(mine)
+        if statistics:
+            np.testing.assert_allclose(statistics.hessian, mine.T @ mine / len(mine), rtol=1e-3, atol=1e-5)
+
+
+def test_gptq_is_closer_than_rounding(fused_graph: Path, calibration: Calibration, tmp_path: Path) -> None:
+    long = Calibration(calibration.sequences * 10)  # enough tokens for most experts
+    session, ids = Session(fused_graph), calibration.sequences[3][None]
+    mask = np.ones_like(ids)
+    expected = session.run(ids, mask, session.empty(1))[0]
+    errors = {}
+    for method in ("rtn", "gptq"):
+        out = tmp_path / method
+        report = quantize_graph(fused_graph, out, precision="int4", method=method, calibration=long)
+        quantised = Session(out)
+        errors[method] = np.linalg.norm(quantised.run(ids, mask, quantised.empty(1))[0] - expected)
+    assert errors["gptq"] < 0.9 * errors["rtn"]
+    table = next(tensor for tensor in report.tensors if tensor.name == "model.embed_tokens.weight")
+    assert table.fallbacks == {0: "k_quant: a table that is looked up"}
+
+
+def test_starved_experts_are_named(fused_graph: Path, tmp_path: Path) -> None:
+    few = Calibration((np.arange(3, 40),))
+    report = quantize_graph(fused_graph, tmp_path, precision="int4", method="gptq", calibration=few)
+    stacks = [tensor for tensor in report.tensors if ".experts." in tensor.name]
+    assert all(set(tensor.fallbacks) == {0, 1, 2, 3} for tensor in stacks)
+    assert all("tokens" in reason for tensor in stacks for reason in tensor.fallbacks.values())
+
+
+def _values(
+    directory: Path, model: onnx.ModelProto, names: list[str], calibration: Calibration
+) -> list[list[np.ndarray]]:
+    """Inner values of the whole graph for each sequence."""
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    results = []
+    for sequence in calibration.sequences:
+        ids = sequence[None]
+        feeds = {
+            "input_ids": ids,
+            "attention_mask": np.ones_like(ids),
+            "position_ids": np.arange(ids.shape[1])[None],
+        }
+        for value in session.get_inputs():
+            if value.name.startswith("past"):
+                feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), np.float32)
+        results.append(session.run(names, feeds))
+    return results

@@ -1,0 +1,65 @@
+"""Second-order rounding."""
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.graph.quantize.gptq import Gptq
+from llama4_pipeline.graph.quantize.k_quant import KQuant
+from llama4_pipeline.graph.quantize.rtn import RoundToNearest
+from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
+from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
+
+
+def _correlated(inputs: int, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    mixing = rng.standard_normal((inputs, inputs)) / np.sqrt(inputs) + 0.3 * np.eye(inputs)
+    spread = np.exp(0.7 * rng.standard_normal(inputs))
+    return (rng.standard_normal((2000, inputs)) @ mixing * spread).astype(np.float32)
+
+
+@pytest.mark.parametrize("inputs", [96, 72])  # 72 leaves a partial block
+@pytest.mark.parametrize("scheme", [Scheme(4, 32, False), Scheme(4, 32, True), Scheme(8, 32, True)])
+def test_output_error_is_at_most_half_of_the_searched_one(inputs: int, scheme: Scheme) -> None:
+    x = _correlated(inputs)
+    moments = Moments()
+    moments.add(x)
+    statistics = moments.statistics()
+    weight = np.random.default_rng(1).standard_normal((80, inputs)).astype(np.float32)
+
+    def output_error(method: Gptq | KQuant | RoundToNearest) -> float:
+        restored = dequantize(method.quantize(weight, scheme, statistics), scheme, inputs)
+        return float(np.square(x @ (restored - weight).T).sum())
+
+    assert output_error(Gptq()) < 0.5 * output_error(KQuant())
+    assert output_error(KQuant()) < output_error(RoundToNearest())
+
+
+def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
+    """With a diagonal Hessian every input is rounded for itself, as k_quant does."""
+    weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    scheme = Scheme(4, 32, False)
+    statistics = Statistics(np.diag(np.linspace(1, 9, 64)).astype(np.float32), 1000)
+    np.testing.assert_array_equal(
+        Gptq().quantize(weight, scheme, statistics).codes, KQuant().quantize(weight, scheme, statistics).codes
+    )
+
+
+def test_inputs_that_are_always_zero_do_no_harm() -> None:
+    x = _correlated(64)
+    x[:, 5] = 0
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
+    restored = dequantize(Gptq().quantize(weight, Scheme(8, 32, True), statistics), Scheme(8, 32, True), 64)
+    assert np.linalg.norm(x @ (restored - weight).T) < 0.02 * np.linalg.norm(x @ weight.T)
+
+
+def test_moments_are_the_mean_over_all_tokens() -> None:
+    x = _correlated(32)
+    moments = Moments()
+    for start in range(0, 2000, 300):
+        moments.add(x[start : start + 300])
+    statistics = moments.statistics()
+    assert statistics is not None
+    assert statistics.tokens == 2000
+    np.testing.assert_allclose(statistics.hessian, x.T @ x / 2000, rtol=1e-3, atol=1e-4)
+    assert Moments().statistics() is None
