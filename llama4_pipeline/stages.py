@@ -90,12 +90,13 @@ def _export(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _validate(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"validation": {"lengths": "default", "batches": [1, 2, 4, 8], "greedy_tokens": 64}}
+    batches = list(model.benchmark.batch_sizes)
+    return {"validation": {"lengths": "default", "batches": batches, "greedy_tokens": 64}}
 
 
 def _revalidate(model: "ModelSpec", device: Device) -> dict[str, Any]:
     lengths = [length for length in _REVALIDATED_LENGTHS if length <= model.max_context]
-    return {"validation": {"lengths": lengths, "batches": [1, 4], "greedy_tokens": 32}}
+    return {"validation": {"lengths": lengths, "batches": [1, 2], "greedy_tokens": 32}}
 
 
 def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:

@@ -13,9 +13,16 @@ from llama4_pipeline.pipeline import Outcome
 def fp16_graph(
     context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
 ) -> dg.MaterializeResult:
-    """Shows the size before and after, and what stayed in float32 and why."""
+    """Shows the size before and after, the nodes that compute in float32 still, and where it cannot run."""
     outcome = run(context, artifacts, device)
-    return materialized(outcome, **_describe(outcome.artifact.facts["convert"]))
+    report = outcome.artifact.facts["convert"]
+    return materialized(
+        outcome,
+        **_sizes(report),
+        stayed_float32=report["stayed_float32"],
+        casts=report["casts"],
+        no_cpu_kernel=report["no_cpu_kernel"],
+    )
 
 
 @dg.asset(**declared("int8_graph"))
@@ -42,14 +49,14 @@ def _quantized(outcome: Outcome) -> dg.MaterializeResult:
         method=report["method"],
         quantized_tensors=len(report["tensors"]),
         largest_relative_error=worst,
-        **_describe(report),
+        stayed_float=report["stayed_float"],
+        **_sizes(report),
     )
 
 
-def _describe(report: dict[str, Any]) -> dict[str, Any]:
+def _sizes(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "bytes_before": report["bytes_before"],
         "bytes_after": report["bytes_after"],
         "times_smaller": report["bytes_before"] / report["bytes_after"],
-        "stayed_float": report["stayed_float"],
     }

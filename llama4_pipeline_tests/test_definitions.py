@@ -1,0 +1,93 @@
+"""The definitions load, quickly, and say of each asset what the table of stages says."""
+
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from llama4_pipeline.catalog import USER_CATALOG_VARIABLE, load_catalog
+from llama4_pipeline.definitions import defs
+from llama4_pipeline.orchestration.jobs import pipeline_job, rebenchmark_job
+from llama4_pipeline.orchestration.materialization import MEASURE_ANEW
+from llama4_pipeline.stages import STAGES
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_definitions_are_loadable() -> None:
+    dg.Definitions.validate_loadable(defs)
+
+
+def test_every_stage_is_an_asset_with_its_inputs() -> None:
+    graph = defs.resolve_asset_graph()
+    assert {key.path[-1] for key in graph.get_all_asset_keys()} == set(STAGES)
+    for stage in STAGES.values():
+        node = graph.get(dg.AssetKey(stage.name))
+        assert {key.path[-1] for key in node.parent_keys} == set(stage.inputs)
+        assert node.partitions_def.get_partition_keys() == list(load_catalog())
+        assert node.description == stage.description
+        assert node.code_version
+        assert (node.pools == {"gpu"}) == stage.may_use_gpu
+        assert [key.name for key in node.check_keys] == ([stage.check] if stage.check else [])
+
+
+def test_the_jobs_cover_what_they_say() -> None:
+    everything = defs.resolve_job_def(pipeline_job.name)
+    assert len(everything.asset_layer.selected_asset_keys) == len(STAGES)
+    again = defs.resolve_job_def(rebenchmark_job.name)
+    assert {key.path[-1] for key in again.asset_layer.selected_asset_keys} == {
+        "pytorch_baseline",
+        "benchmarks",
+        "benchmark_table",
+        "report",
+    }
+    assert again.tags.items() >= MEASURE_ANEW.items()
+
+
+def test_the_night_measures_every_nightly_model_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    schedule = defs.resolve_schedule_def("nightly")
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    requests = _tick(schedule).run_requests or []
+    assert [request.partition_key for request in requests] == [
+        model.name for model in load_catalog().values() if model.nightly
+    ]
+    assert all(request.tags.items() >= MEASURE_ANEW.items() for request in requests)
+
+    (tmp_path / "catalog.toml").write_text("[models.tiny]\nnightly = false\n")
+    monkeypatch.setenv(USER_CATALOG_VARIABLE, str(tmp_path / "catalog.toml"))
+    assert "nightly = true" in str(_tick(schedule).skip_message)
+
+
+def _tick(schedule: dg.ScheduleDefinition) -> Any:
+    with dg.DagsterInstance.ephemeral() as instance:
+        context = dg.build_schedule_context(
+            instance=instance,
+            repository_def=defs.get_repository_def(),
+            scheduled_execution_time=datetime(2026, 11, 23, 2, tzinfo=UTC),
+        )
+        return schedule.evaluate_tick(context)
+
+
+def test_loading_imports_no_heavy_library() -> None:
+    program = (
+        "import sys, llama4_pipeline.definitions\n"
+        "print([m for m in ('torch', 'transformers', 'onnx', 'onnxruntime', 'pandas', 'matplotlib') "
+        "if m in sys.modules])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert run.stdout == "[]\n"
+
+
+def test_dagster_validates_the_workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    command = [sys.executable, "-m", "dagster", "definitions", "validate", "-w", "workspace.yaml"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert "Validation successful for code location llama4_pipeline" in run.stderr + run.stdout
