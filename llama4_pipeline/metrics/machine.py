@@ -23,8 +23,8 @@ _LIBRARIES = (
     "llama-cpp-python",
     "tensorrt-llm",
 )
-_SWEEP_BYTES = 1 << 30
-_SWEEPS = 5
+_SWEEP_BYTES = 1 << 29
+_SWEEPS = 4
 
 
 class Machine(BaseModel):

@@ -2,6 +2,7 @@
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 import llama_cpp
 import numpy as np
@@ -9,7 +10,6 @@ import numpy as np
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
 
-_MAX_ROWS = 8
 _TOKENS_PER_CALL = 512
 
 
@@ -36,36 +36,27 @@ class LlamaCppDecoder:
         )
         if not self._model:
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
-        parameters = llama_cpp.llama_context_default_params()
-        parameters.n_ctx = max_context * _MAX_ROWS
-        parameters.n_seq_max = _MAX_ROWS
-        parameters.n_batch = parameters.n_ubatch = _TOKENS_PER_CALL
-        if threads:
-            parameters.n_threads = parameters.n_threads_batch = threads
-        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
-        if not self._context:
-            raise InputError(
-                f"{gguf}: llama.cpp cannot make a context of {parameters.n_ctx} tokens; ask for fewer"
-            )
+        self._threads = threads
+        self._context: Any = None
+        self._rows = 0
         self.max_context = max_context
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
 
     def reset(self) -> None:
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        if self._context:
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         self.mask = EMPTY_MASK
 
     def forward(
         self, input_ids: np.ndarray, attention_mask: np.ndarray | None = None, logits_to_keep: int = 0
     ) -> np.ndarray:
-        if len(input_ids) > _MAX_ROWS:
-            raise InputError(
-                f"{len(input_ids)} rows do not fit: this engine holds {_MAX_ROWS}; use a smaller batch"
-            )
         mask = extend_mask(
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
         batch, new = input_ids.shape
+        if batch != self._rows:
+            self._open_context(batch)
         kept = min(logits_to_keep, new) if logits_to_keep else new
         positions = position_ids(mask, new)
         rows, columns = np.nonzero(mask[:, -new:])
@@ -77,14 +68,32 @@ class LlamaCppDecoder:
         return logits
 
     def cache_bytes(self) -> int:
-        return int(llama_cpp.llama_state_get_size(self._context))
+        return int(llama_cpp.llama_state_get_size(self._context)) if self._context else 0
 
     def providers(self) -> dict[str, int]:
         return {"llama.cpp": 0}
 
     def close(self) -> None:
-        llama_cpp.llama_free(self._context)
+        if self._context:
+            llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
+
+    def _open_context(self, rows: int) -> None:
+        """Makes a cache for a batch of `rows`; llama.cpp allocates all of it at once."""
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = self.max_context * rows
+        parameters.n_seq_max = rows
+        parameters.n_batch = parameters.n_ubatch = _TOKENS_PER_CALL
+        if self._threads:
+            parameters.n_threads = parameters.n_threads_batch = self._threads
+        self._context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not self._context:
+            raise InputError(
+                f"llama.cpp cannot make a cache of {rows} rows of {self.max_context} tokens; ask for less"
+            )
+        self._rows = rows
 
     def _decode(
         self,

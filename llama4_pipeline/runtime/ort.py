@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
@@ -21,6 +22,15 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+_LOAD_ERRORS = (
+    ort_state.Fail,
+    ort_state.InvalidArgument,
+    ort_state.InvalidGraph,
+    ort_state.InvalidProtobuf,
+    ort_state.NoSuchFile,
+    ort_state.NotImplemented,
+    ort_state.RuntimeException,
+)
 
 
 class OrtDecoder:
@@ -146,7 +156,7 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
         An `onnxruntime.InferenceSession`.
 
     Raises:
-        InputError: no graph there, an ONNX Runtime that is too old, or a device that it lacks.
+        InputError: no graph there or a broken one, an ONNX Runtime that is too old, or a device that it lacks.
     """
     require_onnxruntime()
     model = graph / "model.onnx"
@@ -159,7 +169,11 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
         raise InputError(
             f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]"
         )
-    session = ort.InferenceSession(str(model), _session_options(threads), providers=[provider])
+    try:
+        session = ort.InferenceSession(str(model), _session_options(threads), providers=[provider])
+    except _LOAD_ERRORS as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{model} does not load ({reason}); export it again") from error
     if provider not in session.get_providers():
         raise InputError(f"ONNX Runtime could not start {provider}; check the driver and the CUDA libraries")
     return session
@@ -167,11 +181,12 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
 
 def _session_options(threads: int) -> Any:
     options = ort.SessionOptions()
+    # Below errors it says at each load that logits_to_keep can be overridden, which is what it is for.
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    # The mask grows with every token, so no memory plan is ever used twice; each would be kept for good.
+    # The mask grows with every token, so no plan of memory is used twice, yet each would be kept.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     return options

@@ -154,6 +154,16 @@ def test_a_directory_without_graph_is_named(tmp_path):
         OrtDecoder(tmp_path)
 
 
+@pytest.mark.parametrize("broken", ["model.onnx", "model.onnx.data"])
+def test_a_broken_graph_is_one_line(fused_graph, tmp_path, broken):
+    shutil.copytree(fused_graph, tmp_path / "graph")
+    for path in (tmp_path / "graph").glob(f"{broken}*" if broken.endswith("data") else broken):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(InputError, match=r"model\.onnx does not load \(.*\); export it again") as caught:
+        OrtDecoder(tmp_path / "graph")
+    assert "\n" not in str(caught.value)
+
+
 def test_cuda_without_cuda_is_named(fused_graph):
     with pytest.raises(InputError, match=r"CUDAExecutionProvider.*\[gpu\]"):
         OrtDecoder(fused_graph, device="cuda")
