@@ -78,7 +78,7 @@ def _rotated(
     kv_heads: int,
     head_dim: int,
     angles: tuple[ir.Value, ir.Value],
-) -> tuple[ir.Value, ir.Value, ir.Value]:
+) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
     """Query, key, value of a RoPE layer: query and key are turned, and normed, as one."""
     width, kv_width, turned_heads = heads * head_dim, kv_heads * head_dim, heads + kv_heads
     both, value = nodes.op_multi_out(

@@ -83,6 +83,19 @@ def _attention_mistakes(
     step: Step,
     chunk: int | None,
 ) -> dict[str, Callable[[], torch.Tensor]]:
+    right, wrong = _attention_forms(attention, chunk)
+    size = chunk or model.config.attention_chunk_size
+    return {
+        cause: partial(_attend, attention, model, given, step, size, form)
+        for cause, form in wrong.items()
+        if form != right
+    }
+
+
+def _attention_forms(
+    attention: Llama4TextAttention, chunk: int | None
+) -> tuple[_AttentionForm, dict[str, _AttentionForm]]:
+    """What the layer computes, and by cause what a mistake makes of it."""
     rotates = bool(attention.use_rope)
     right = _AttentionForm(
         rotation="pairs" if rotates else "none",
@@ -91,7 +104,7 @@ def _attention_mistakes(
         temperature=bool(attention.attn_temperature_tuning) and not rotates,
         scale=attention.scaling,
     )
-    forms = {
+    return right, {
         "RoPE rotates halves and not neighboring pairs": replace(right, rotation="halves"),
         "RoPE is missing": replace(right, rotation="none"),
         "RoPE is applied on a NoPE layer": replace(right, rotation="pairs"),
@@ -105,12 +118,6 @@ def _attention_mistakes(
         "temperature tuning is applied on a RoPE layer": replace(right, temperature=True),
         "temperature tuning is missing": replace(right, temperature=False),
         "query heads are grouped with the wrong key heads": replace(right, grouping="strided"),
-    }
-    size = chunk or model.config.attention_chunk_size
-    return {
-        cause: partial(_attend, attention, model, given, step, size, form)
-        for cause, form in forms.items()
-        if form != right
     }
 
 

@@ -76,7 +76,7 @@ def validate_graph(
     start = time.monotonic()
     if not batches or min(batches) < 1:
         raise InputError(f"batches {list(batches)}: give numbers of rows, each 1 or more")
-    _check_model(graph)
+    onnx.checker.check_model(skeleton(load_graph(graph)))
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = tolerance or TOLERANCES[facts.precision]
@@ -180,11 +180,6 @@ class _Validation:
                 expected, got = map(_log_softmax, pair)
             found[probe.name] = (np.exp(expected) * (expected - got)).sum(axis=-1)
         return found
-
-
-def _check_model(graph: Path) -> None:
-    read_graph(graph)
-    onnx.checker.check_model(skeleton(load_graph(graph)))
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
