@@ -6,6 +6,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.catalog import USER_CATALOG_VARIABLE
 from llama4_pipeline.definitions import defs
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
@@ -15,7 +16,7 @@ CATALOG = """
 source = "random"
 seed = {seed}
 max_context = 40
-benchmark = {{ prompt_tokens = 8, new_tokens = 4, batch_sizes = [1, 2], repeats = 1 }}
+benchmark = {{ prompt_tokens = 8, new_tokens = 4, batch_sizes = [1], repeats = 1 }}
 
 [models.tiny.config]
 vocab_size = 128
@@ -52,23 +53,26 @@ def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
 
 
 @pytest.fixture
-def materialize(catalog: Callable[[int], None], tmp_path: Path) -> Materialize:
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def materialize(catalog: Callable[[int], None], store: Store) -> Materialize:
     """Materializes assets of the definitions for `tiny` on one instance and one store."""
     instance = dg.DagsterInstance.ephemeral()
-    resources = {"artifacts": ArtifactStore(root=str(tmp_path / "artifacts")), "device": ComputeDevice()}
+    resources = {"artifacts": ArtifactStore(root=str(store.root)), "device": ComputeDevice()}
 
-    def run(*names: str, tags: dict[str, str] | None = None) -> dg.ExecuteInProcessResult:
+    def run(*names: str) -> dg.ExecuteInProcessResult:
         return dg.materialize(
             list(defs.assets or []),
             selection=list(names),
             partition_key="tiny",
             instance=instance,
             resources=resources,
-            tags=tags,
             raise_on_error=False,
         )
 
-    run.instance = instance  # type: ignore[attr-defined]
     return run
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline_tests.assets.conftest import Materialize, materialized, metadata_of
 
 
@@ -13,7 +14,7 @@ def checks(result: dg.ExecuteInProcessResult) -> list[tuple[str, bool]]:
 
 
 def test_a_graph_that_matches_passes_and_one_that_does_not_is_held_back(
-    materialize: Materialize, catalog: Callable[[int], None], tmp_path: Path
+    materialize: Materialize, catalog: Callable[[int], None], store: Store
 ) -> None:
     chain = ("checkpoint", "exported_graph", "validated_graph", "simplified_graph", "optimized_graph")
     good = materialize(*chain)
@@ -39,7 +40,7 @@ def test_a_graph_that_matches_passes_and_one_that_does_not_is_held_back(
 
     later = materialize("optimized_graph")
     assert not later.success, "what is downstream has only the graph of the old checkpoint, and sees that"
-    shelf = tmp_path / "artifacts" / "tiny" / "validated_graph"
+    shelf = store.root / "tiny" / "validated_graph"
     assert [entry.name for entry in shelf.iterdir() if entry.is_dir()] == [published], (
         "nothing half-published"
     )

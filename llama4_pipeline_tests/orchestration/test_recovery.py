@@ -1,0 +1,53 @@
+"""A killed command leaves no run open and no pool slot taken, once the next command has looked."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
+
+_PROGRAM = """
+import time
+import dagster as dg
+from llama4_pipeline.orchestration.recovery import process_tag
+
+@dg.asset(pool="gpu")
+def slow() -> None:
+    print("in the slot", flush=True)
+    time.sleep(600)
+
+with dg.DagsterInstance.get() as instance:
+    dg.materialize([slow], instance=instance, tags=process_tag())
+"""
+
+
+def test_a_killed_run_is_closed_and_its_slot_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parents[2]
+    (tmp_path / "dagster.yaml").write_text((root / "dagster.yaml").read_text())
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    command = [sys.executable, "-c", _PROGRAM]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    assert process.stdout is not None and process.stdout.readline() == "in the slot\n"
+    with dg.DagsterInstance.get() as instance:
+        assert close_dead_runs(instance) == [], "the run is alive"
+        os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        slots = instance.event_log_storage.get_concurrency_info("gpu")
+        assert slots.active_slot_count == 1, "Dagster alone does not notice"
+
+        [closed] = close_dead_runs(instance)
+        run = instance.get_run_by_id(closed)
+        assert run is not None and run.status is dg.DagsterRunStatus.FAILURE
+        assert instance.event_log_storage.get_concurrency_info("gpu").active_slot_count == 0
+        assert close_dead_runs(instance) == []
+
+
+def test_a_process_is_told_by_more_than_its_number() -> None:
+    [identity] = process_tag().values()
+    assert str(os.getpid()) in identity.split("/")
+    assert len(identity.split("/")) == 3
