@@ -7,6 +7,7 @@ inside their kernels. ONNX Runtime's CPU has no float16 kernel of MoE, so expert
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import numpy as np
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import PiecewiseTensor, load_graph, save_graph
+from llama4_pipeline.graph.external_data import load_graph, save_graph
 from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
 
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
@@ -79,11 +81,21 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
     model = load_graph(graph)
     if model.functions:
         raise InputError(f"{graph} is the portable form: give the fused graph to convert it to float16")
+    report = convert_model(model)
+    save_graph(model, out, share_weights=False)
+    copy_sidecars(graph, out)
+    return report
+
+
+def convert_model(model: ir.Model) -> ConvertReport:
+    """Turns a fused float32 graph to float16 in place; weights are converted when they are written.
+
+    Raises:
+        InputError: on writing, a weight beyond the range of float16.
+    """
     bytes_before = _initializer_bytes(model.graph)
     conversion = _Conversion(model.graph)
     conversion.run()
-    save_graph(model, out, share_weights=False)
-    copy_sidecars(graph, out)
     return ConvertReport(
         weights=conversion.weights,
         stayed_float32=tuple(conversion.stayed),
@@ -196,20 +208,16 @@ class _Conversion:
         self._half.add(value)
 
 
-def _half_tensor(tensor: ir.TensorProtocol) -> PiecewiseTensor:
+def _half_tensor(tensor: ir.TensorProtocol) -> StreamedTensor:
     """The tensor in float16, converted in pieces when it is written."""
-
-    def pieces() -> Iterator[np.ndarray]:
-        for block in _blocks(tensor):
-            yield _in_range(block, tensor.name or "")
-
-    return PiecewiseTensor(tensor.name or "", _HALF, tuple(tensor.shape.numpy()), pieces)
+    name = tensor.name or ""
+    if not isinstance(tensor, StreamedTensor):
+        tensor = PiecewiseTensor(name, tensor.dtype, tuple(tensor.shape.numpy()), partial(_blocks, tensor))
+    return tensor.converted(_HALF, partial(_in_range, name=name))
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
-    if isinstance(tensor, PiecewiseTensor):
-        yield from tensor.pieces()
-    elif isinstance(tensor, ir.ExternalTensor):  # onnx_ir maps no file with several hard links
+    if isinstance(tensor, ir.ExternalTensor):  # onnx_ir maps no file with several hard links
         dtype, offset = tensor.dtype.numpy(), tensor.offset or 0
         for start in range(0, tensor.size, _BLOCK_WEIGHTS):
             count = min(_BLOCK_WEIGHTS, tensor.size - start)

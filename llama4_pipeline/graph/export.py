@@ -7,7 +7,7 @@ flow afterwards from the checkpoint into the external data, tensor by tensor.
 import re
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,15 @@ from optimum.utils import DummyPastKeyValuesGenerator, DummyTextInputGenerator, 
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import DATA_FILE, save_graph
+from llama4_pipeline.graph.external_data import save_graph
 from llama4_pipeline.graph.functions import attach_functions
 from llama4_pipeline.graph.packed_weights import graph_tensor
 from llama4_pipeline.graph.probes import name_probes
+from llama4_pipeline.graph.streamed_tensor import StreamedTensor
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.exportable import ExportableLlama4
+from llama4_pipeline.llama4.weights import WeightSource
 
 OLDEST_OPSET = 18
 NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
@@ -64,6 +66,21 @@ def export_graph(
         InputError: the opset is too old or unknown to the exporter, or the model has a part that cannot be exported.
     """
     start = time.monotonic()
+    model, report = export_model(checkpoint, opset=opset, max_context=max_context)
+    save_graph(model, out, share_weights=False, with_weights=with_weights)
+    checkpoint.copy_sidecars(out)
+    return replace(report, seconds=time.monotonic() - start)
+
+
+def export_model(
+    checkpoint: Checkpoint, *, opset: int = 20, max_context: int
+) -> tuple[ir.Model, ExportReport]:
+    """The portable graph in memory; its weights are read from the checkpoint when they are written.
+
+    Raises:
+        InputError: as `export_graph`.
+    """
+    start = time.monotonic()
     _check(checkpoint, opset, max_context)
     model = _trace(checkpoint, opset)
     traced = time.monotonic() - start
@@ -73,13 +90,11 @@ def export_graph(
     model.graph.outputs[0].shape = ir.Shape(["batch", "kept", checkpoint.architecture.vocab_size])
     model.metadata_props.update({"llama4.form": "portable", "llama4.max_context": str(max_context)})
     weights = [
-        _weight(value, checkpoint if with_weights else None)
+        _weight(value, checkpoint.weights)
         for value in model.graph.initializers.values()
         if _is_parameter(value)
     ]
-    save_graph(model, out, share_weights=not with_weights)
-    checkpoint.copy_sidecars(out)
-    return ExportReport(
+    report = ExportReport(
         opset=model.opset_imports[""],
         nodes=dict(Counter(node.op_type for node in model.graph).most_common()),
         functions=functions,
@@ -88,6 +103,7 @@ def export_graph(
         trace_seconds=traced,
         seconds=time.monotonic() - start,
     )
+    return model, report
 
 
 def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
@@ -191,16 +207,10 @@ def _is_parameter(value: ir.Value) -> bool:
     return bool(re.match(r"(model\.|lm_head\.)", name)) and not name.endswith("inverse_frequencies")
 
 
-def _weight(value: ir.Value, checkpoint: Checkpoint | None) -> ir.TensorProtocol:
-    """Fills an initializer from the checkpoint, or, without one, names a place in a data file that is not there."""
-    name, shape, dtype = value.name, value.shape, value.dtype
-    assert name is not None and shape is not None and dtype is not None
-    tensor: ir.TensorProtocol
-    if checkpoint:
-        tensor = graph_tensor(name, tuple(int(d) for d in shape.numpy()), checkpoint.weights)
-    else:
-        tensor = ir.ExternalTensor(DATA_FILE, None, None, dtype, shape=shape, name=name, base_dir="")
-    value.const_value = tensor
+def _weight(value: ir.Value, source: WeightSource) -> StreamedTensor:
+    """Fills an initializer from the checkpoint."""
+    assert value.name is not None and value.shape is not None
+    value.const_value = tensor = graph_tensor(value.name, tuple(value.shape.numpy()), source)
     return tensor
 
 

@@ -2,7 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -11,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.streamed_tensor import Advance, StreamedTensor
 from llama4_pipeline.progress import Progress
 
 MODEL_FILE = "model.onnx"
@@ -19,27 +21,7 @@ _INLINE_BYTES = 1024  # smaller constants stay in model.onnx, where graph tools 
 _PAGE = 4096  # ONNX Runtime maps tensors that begin at a page (onnx/docs/ExternalData.md)
 _WORD = 64  # alignment of tensors smaller than a page
 _PIECE_BYTES = 64 << 20
-
-Pieces = Callable[[], Iterator[np.ndarray]]
-
-
-class PiecewiseTensor(ir.LazyTensor):
-    """A tensor that is made when it is written: its rows arrive as pieces that never stand in memory together.
-
-    Args:
-        name: initializer name.
-        dtype: element type; pieces of a sub-byte type arrive packed as ONNX stores them.
-        shape: of the whole tensor.
-        pieces: called for each reading; yields arrays whose bytes, in order, are the tensor's.
-    """
-
-    def __init__(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], pieces: Pieces) -> None:
-        super().__init__(self._whole, dtype, ir.Shape(shape), name=name)
-        self.pieces = pieces
-
-    def _whole(self) -> ir.TensorProtocol:
-        flat = np.concatenate([np.ascontiguousarray(piece).reshape(-1) for piece in self.pieces()])
-        return ir.Tensor(flat.reshape(self.shape.numpy()), dtype=self.dtype, name=self.name)
+_MEGABYTE = 1_000_000
 
 
 def load_graph(directory: Path) -> ir.Model:
@@ -59,11 +41,6 @@ def load_graph(directory: Path) -> ir.Model:
         raise InputError(f"{path} is not a readable ONNX model ({error}): export it again") from error
 
 
-def rows(tensor: ir.TensorProtocol, start: int, stop: int) -> np.ndarray:
-    """Rows `start` to `stop` (axis 0) of a weight; of an external tensor only these are read."""
-    return np.asarray(tensor.numpy()[start:stop])
-
-
 def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The graph with its external weights as inputs, for tools that would otherwise read or refuse the weights.
 
@@ -71,9 +48,14 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     stages share weights, for an attack.
     """
     graph = model.graph
-    external = [v for v in graph.initializers.values() if isinstance(v.const_value, ir.ExternalTensor)]
+    external = [
+        value
+        for value in graph.initializers.values()
+        if isinstance(value.const_value, ir.ExternalTensor | StreamedTensor)
+    ]
     names = {value.name for value in (*external, *graph.inputs)}  # an input with a default is no constant
-    proto = ir.serde.serialize_model(model)
+    with _replaced({value: _external(value, 0, DATA_FILE, Path()) for value in external}):
+        proto = ir.serde.serialize_model(model)
     kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(kept)
@@ -82,15 +64,30 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
     return proto
 
 
-def save_graph(model: ir.Model, out: Path, *, share_weights: bool) -> None:
+def check_graph(model: ir.Model) -> None:
+    """Runs onnx.checker and shape inference on the graph; weights are not looked at.
+
+    Raises:
+        ValueError: onnx refuses the graph.
+    """
+    try:
+        proto = skeleton(model)
+        onnx.checker.check_model(proto)
+        onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ValueError(f"onnx refuses the graph: {error}") from error
+
+
+def save_graph(model: ir.Model, out: Path, *, share_weights: bool, with_weights: bool = True) -> None:
     """Writes a graph directory.
 
     Args:
-        model: its large initializers may be external, piecewise or in memory.
+        model: its large initializers may be external, streamed or in memory.
         out: directory, made when missing.
         share_weights: tensors that already lie in a data file stay there and the file is hard-linked into `out`
             (copied across devices), so that a stage that changes the graph alone writes no weights. Otherwise all
             are written to a new data file.
+        with_weights: False leaves the new data file out; its tensors name their places in it all the same.
     """
     out.mkdir(parents=True, exist_ok=True)
     initializers = list(model.graph.initializers.values())
@@ -103,21 +100,12 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool) -> None:
         if path.is_file():  # a graph written without its weights names a file that is not there
             link_or_copy(path, out / location)
     large = [value for value in initializers if _goes_outside(value.const_value, set(shared))]
-    kept = {value.name: value.const_value for value in initializers}
     location = _free_name(set(shared))
-    if large:
-        with (
-            (out / location).open("wb") as file,
-            Progress("write weights", len(large), "tensors") as progress,
-        ):
-            for value in large:
-                value.const_value = _append(file, value, out, location)
-                progress.advance()
-            file.flush()
-            os.fsync(file.fileno())
-    proto = ir.serde.serialize_model(model)
-    for value in initializers:
-        value.const_value = kept[value.name]
+    places = _places(large, location, out)
+    if large and with_weights:
+        _write_weights(out / location, places)
+    with _replaced(places):
+        proto = ir.serde.serialize_model(model)
     (out / MODEL_FILE).write_bytes(proto.SerializeToString())
 
 
@@ -138,23 +126,27 @@ def _goes_outside(tensor: ir.TensorProtocol | None, shared: set[str]) -> bool:
     """Weights always do; a constant made by a graph stage does when it is large."""
     if isinstance(tensor, ir.ExternalTensor):
         return tensor.location not in shared
-    return isinstance(tensor, PiecewiseTensor) or (tensor is not None and tensor.nbytes >= _INLINE_BYTES)
+    return isinstance(tensor, StreamedTensor) or (tensor is not None and tensor.nbytes >= _INLINE_BYTES)
 
 
-def _append(file: BinaryIO, value: ir.Value, out: Path, location: str) -> ir.ExternalTensor:
+def _places(values: list[ir.Value], location: str, out: Path) -> dict[ir.Value, ir.ExternalTensor]:
+    """Where each tensor will lie in a data file."""
+    places, end = {}, 0
+    for value in values:
+        assert value.const_value is not None
+        end += -end % (_PAGE if value.const_value.nbytes >= _PAGE else _WORD)
+        places[value] = _external(value, end, location, out)
+        end += value.const_value.nbytes
+    return places
+
+
+def _external(value: ir.Value, offset: int, location: str, out: Path) -> ir.ExternalTensor:
     tensor = value.const_value
     assert tensor is not None
-    file.write(b"\0" * (-file.tell() % (_PAGE if tensor.nbytes >= _PAGE else _WORD)))
-    offset = file.tell()
-    for piece in _pieces_of(tensor):
-        np.ascontiguousarray(piece).tofile(file)
-    length = file.tell() - offset
-    if length != tensor.nbytes:
-        raise ValueError(f"{value.name}: {length} bytes written, {tensor.nbytes} expected")
     return ir.ExternalTensor(
         location,
         offset,
-        length,
+        tensor.nbytes,
         tensor.dtype,
         shape=ir.Shape(tensor.shape),
         name=value.name or "",
@@ -162,12 +154,60 @@ def _append(file: BinaryIO, value: ir.Value, out: Path, location: str) -> ir.Ext
     )
 
 
-def _pieces_of(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
-    if isinstance(tensor, PiecewiseTensor):
-        yield from tensor.pieces()
+@contextmanager
+def _replaced(
+    tensors: Mapping[ir.Value, ir.ExternalTensor],
+) -> Iterator[dict[ir.Value, ir.TensorProtocol | None]]:
+    """Puts references in the place of weights for a while; yields what to put back, which the caller may add to."""
+    kept = {value: value.const_value for value in tensors}
+    for value, reference in tensors.items():
+        value.const_value = reference
+    try:
+        yield kept
+    finally:
+        for value, tensor in kept.items():
+            value.const_value = tensor
+
+
+def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> None:
+    """Writes each tensor to its place; once written it is a reference to it, so that later ones can read it."""
+    total = sum(place.nbytes for place in places.values())
+    with path.open("wb") as file, _Megabytes("write weights", total) as progress, _replaced({}) as written:
+        for value, place in places.items():
+            tensor, offset = value.const_value, place.offset or 0
+            assert tensor is not None
+            file.seek(offset)
+            _write(tensor, file, progress.advance_bytes)
+            if file.tell() - offset != tensor.nbytes:
+                raise ValueError(
+                    f"{value.name}: {file.tell() - offset} bytes written, {tensor.nbytes} expected"
+                )
+            file.flush()
+            written[value] = tensor
+            value.const_value = place
+        os.fsync(file.fileno())
+
+
+class _Megabytes(Progress):
+    """Progress told in whole megabytes."""
+
+    def __init__(self, task: str, total_bytes: int) -> None:
+        super().__init__(task, total_bytes // _MEGABYTE, "MB")
+        self._rest = 0
+
+    def advance_bytes(self, count: int) -> None:
+        """Adds bytes."""
+        megabytes, self._rest = divmod(self._rest + count, _MEGABYTE)
+        self.advance(megabytes)
+
+
+def _write(tensor: ir.TensorProtocol, file: BinaryIO, advance: Advance) -> None:
+    if isinstance(tensor, StreamedTensor):
+        tensor.write(file, advance)
     elif isinstance(tensor, ir.ExternalTensor):
-        whole = np.memmap(tensor.path, np.uint8, "r", tensor.offset or 0, (tensor.nbytes,))
-        for start in range(0, tensor.nbytes, _PIECE_BYTES):
-            yield whole[start : start + _PIECE_BYTES]
+        for start in range(0, tensor.nbytes, _PIECE_BYTES):  # not mapped: mapped pages would count as ours
+            count = min(_PIECE_BYTES, tensor.nbytes - start)
+            np.fromfile(tensor.path, np.uint8, count, offset=(tensor.offset or 0) + start).tofile(file)
+            advance(count)
     else:
-        yield np.frombuffer(tensor.tobytes(), np.uint8)
+        advance(file.write(tensor.tobytes()))

@@ -1,36 +1,32 @@
 """From the tensors of a checkpoint to the initializers of the exported graph, piece by piece.
 
-Linear weights `[out, in]` turn to `[in, out]`; q, k, v and gate, up are packed side by side; experts `[E, in, out]`
-turn to `[E, out, in]` with gate and up rows alternating, one expert at a time.
+Linear weights lie in the checkpoint as [out, in] and are multiplied as [in, out]; q, k, v and gate, up are packed side
+by side. Experts [E, in, out] turn to [E, out, in] with gate and up rows alternating, one expert at a time. Pieces keep
+the checkpoint's dtype: what writes or quantises them casts.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
-from llama4_pipeline.graph.external_data import PiecewiseTensor
-from llama4_pipeline.llama4.weights import WeightSource
+from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor, TransposedTensor
+from llama4_pipeline.llama4.weights import WeightSource, iterate_rows
 
 _PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-_NUMPY = {
-    ir.DataType.FLOAT: np.float32,
-    ir.DataType.FLOAT16: np.float16,
-    ir.DataType.BFLOAT16: ml_dtypes.bfloat16,
-}
+_PIECE_BYTES = 32 << 20
+_STRIP = 128  # columns of an expert that are turned at once
+_PADDING = 8
 
 
-def graph_tensor(
-    name: str, shape: tuple[int, ...], source: WeightSource, dtype: ir.DataType = ir.DataType.FLOAT
-) -> PiecewiseTensor:
-    """The initializer `name` of the exported graph, read from the checkpoint when it is written.
-
-    Raises:
-        KeyError: the checkpoint has none of the tensors that it is made of.
-    """
-    return PiecewiseTensor(name, dtype, shape, _pieces(name, shape, source, _NUMPY[dtype]))
+def graph_tensor(name: str, shape: tuple[int, ...], source: WeightSource) -> StreamedTensor:
+    """The float32 initializer `name` of the exported graph, read from the checkpoint when it is written."""
+    if ".experts." in name:
+        return PiecewiseTensor(name, ir.DataType.FLOAT, shape, lambda: _expert_rows(source, name))
+    linear = len(shape) == 2 and "embed_tokens" not in name
+    kind = TransposedTensor if linear else PiecewiseTensor
+    return kind(name, ir.DataType.FLOAT, shape, lambda: _rows(source, checkpoint_names(name)))
 
 
 def checkpoint_names(name: str) -> tuple[str, ...]:
@@ -41,24 +37,26 @@ def checkpoint_names(name: str) -> tuple[str, ...]:
     return tuple(name.replace(match[1], part) for part in _PACKED[match[1]])
 
 
-def _pieces(
-    name: str, shape: tuple[int, ...], source: WeightSource, dtype: np.typing.DTypeLike
-) -> Callable[[], Iterator[np.ndarray]]:
-    parts = checkpoint_names(name)
+def _rows(source: WeightSource, names: tuple[str, ...]) -> Iterator[np.ndarray]:
+    for name in names:
+        yield from iterate_rows(source, name, _PIECE_BYTES)
 
-    def experts() -> Iterator[np.ndarray]:
-        for e in range(shape[0]):
-            matrix = source.read(name, slice(e, e + 1))[0].astype(dtype)  # [in, out]
-            if name.endswith("gate_up_proj"):
-                matrix = np.stack(np.split(matrix, 2, axis=1), axis=2).reshape(matrix.shape)
-            yield matrix.T
 
-    def linear() -> Iterator[np.ndarray]:
-        yield np.concatenate([source.read(part).astype(dtype).T for part in parts], axis=1)
+def _expert_rows(source: WeightSource, name: str) -> Iterator[np.ndarray]:
+    """Runs of rows [n, in] of one expert after the other."""
+    experts, inputs, outputs = source.shape(name)
+    parts = 2 if name.endswith("gate_up_proj") else 1  # gate | up side by side
+    for expert in range(experts):
+        matrix = source.read(name, slice(expert, expert + 1))[0]
+        bits = matrix.view(f"u{matrix.itemsize}")  # numpy moves bfloat16 one by one
+        columns = bits.reshape(inputs, parts, outputs // parts)
+        for start in range(0, columns.shape[2], _STRIP):
+            yield _turned(columns[:, :, start : start + _STRIP]).view(matrix.dtype)
 
-    def as_is() -> Iterator[np.ndarray]:
-        yield np.concatenate([source.read(part).astype(dtype) for part in parts])
 
-    if ".experts." in name:
-        return experts
-    return linear if len(shape) == 2 and "embed_tokens" not in name else as_is
+def _turned(columns: np.ndarray) -> np.ndarray:
+    """[in, parts, n] to [n * parts, in]; by way of a strip whose rows do not fall on the same lines of the cache."""
+    inputs, parts, count = columns.shape
+    strip = np.empty((inputs, parts, count + _PADDING), columns.dtype)[:, :, :count]
+    strip[:] = columns
+    return np.ascontiguousarray(strip.transpose(2, 1, 0)).reshape(count * parts, inputs)

@@ -39,21 +39,31 @@ def simplify_graph(graph: Path, out: Path) -> SimplifyReport:
         InputError: `graph` holds no ONNX model.
         ValueError: onnxsim's own check of the simplified graph failed, or it lost an input, output or weight.
     """
+    model, report = simplify_model(load_graph(graph))
+    save_graph(model, out, share_weights=True)
+    copy_sidecars(graph, out)
+    return report
+
+
+def simplify_model(model: ir.Model) -> tuple[ir.Model, SimplifyReport]:
+    """A simplified copy of a graph, over the same weights.
+
+    Raises:
+        ValueError: as `simplify_graph`.
+    """
     start = time.monotonic()
-    model = load_graph(graph)
     weights = {name: value.const_value for name, value in model.graph.initializers.items()}
     before = _count(model)
     simplified = _simplify(skeleton(model))
     _restore(simplified, model, weights)
-    save_graph(simplified, out, share_weights=True)
-    copy_sidecars(graph, out)
     after = _count(simplified)
-    return SimplifyReport(
+    report = SimplifyReport(
         nodes_before=dict(before.most_common()),
         nodes_after=dict(after.most_common()),
         removed=dict((before - after).most_common()),
         seconds=time.monotonic() - start,
     )
+    return simplified, report
 
 
 def _simplify(skeleton: onnx.ModelProto) -> ir.Model:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph, save_graph
 from llama4_pipeline.graph.functions import DOMAIN
@@ -53,6 +55,18 @@ def fuse_graph(graph: Path, out: Path) -> FuseReport:
         raise InputError(
             f"{graph} is not a portable graph of this pipeline: give the output of `export` or simplify"
         )
+    report = fuse_model(model)
+    save_graph(model, out, share_weights=True)
+    copy_sidecars(graph, out)
+    return report
+
+
+def fuse_model(model: ir.Model) -> FuseReport:
+    """Fuses a portable graph of this pipeline in place.
+
+    Raises:
+        ValueError: as `fuse_graph`.
+    """
     max_context = int(model.metadata_props["llama4.max_context"])
     before = Counter(node.op_type for node in model.graph)
     rewriter = Rewriter(model)
@@ -72,8 +86,6 @@ def fuse_graph(graph: Path, out: Path) -> FuseReport:
     del model.opset_imports[DOMAIN]
     model.opset_imports.update({"": max(model.opset_imports[""], _OPSET), MICROSOFT: 1})
     model.metadata_props["llama4.form"] = "fused"
-    save_graph(model, out, share_weights=True)
-    copy_sidecars(graph, out)
     return FuseReport(fired, _counts(before), _counts(Counter(node.op_type for node in model.graph)))
 
 

@@ -7,7 +7,7 @@ float16 scales beside float32 activations, MatMulNBits does not. So level 4 is t
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +21,13 @@ from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.method import Method
+from llama4_pipeline.graph.quantize.mixed import Mixed, mix_schemes
 from llama4_pipeline.graph.quantize.plan import plan_schemes
 from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs, rewrite_graph
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.scheme import Scheme
+from llama4_pipeline.graph.quantize.sensitivity import Group
 from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
 from llama4_pipeline.graph.quantize.weights import Weight, find_weights
@@ -35,7 +37,7 @@ Precision = Literal["int8", "int4"]
 _Entry = TypeVar("_Entry")
 
 METHODS: Mapping[str, Method] = MappingProxyType(
-    {method.name: method for method in (RoundToNearest(), KQuant(), Gptq())}
+    {method.name: method for method in (RoundToNearest(), KQuant(), Gptq(), Mixed())}
 )
 SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     {
@@ -44,6 +46,7 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
     }
 )
 FALLBACK = KQuant()  # for matrices of which calibration says too little
+STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
 MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
 
@@ -76,37 +79,98 @@ def quantize_graph(
         InputError: not a graph directory, an unknown precision or method, a method without the calibration that it
             needs, or a weight that cannot be quantised.
     """
+    model = load_graph(graph)
+    observed, schemes = None, None
+    sensitivity: dict[Group, float] = {}
+    if calibration is not None:
+        observed = LayerByLayer(graph, model.graph, out, calibration.limited(STATISTICS_TOKENS))
+        if method == Mixed.name:
+            weights = find_weights(model.graph)[0]
+            schemes, sensitivity = mix_schemes(
+                graph, weights, _mixed_budget(precision, block_size), calibration
+            )
+    report = quantize_model(
+        model,
+        precision=precision,
+        method=method,
+        block_size=block_size,
+        schemes=schemes,
+        observed=observed,
+        accuracy_level=accuracy_level,
+    )
+    save_graph(model, out, share_weights=False)
+    copy_sidecars(graph, out)
+    shares = {group.weights[0]: value for group, value in sensitivity.items()}
+    return replace(report(), sensitivity=shares)
+
+
+def quantize_model(
+    model: ir.Model,
+    *,
+    precision: Precision,
+    method: str | None = None,
+    block_size: int | None = None,
+    schemes: Mapping[str, Scheme] | None = None,
+    observed: LayerByLayer | None = None,
+    accuracy_level: int = 4,
+) -> Callable[[], QuantizeReport]:
+    """Rewrites a fused graph in place; codes, scales and zero points are made when it is written.
+
+    Args:
+        model: as `quantize_graph` loads it, or with weights that are streamed from a checkpoint.
+        precision: as `quantize_graph`.
+        method: as `quantize_graph`.
+        block_size: as `quantize_graph`.
+        schemes: by weight name, fitted by `plan_schemes`; None gives all weights that of the precision.
+        observed: gives the statistics for methods that need calibration.
+        accuracy_level: as `quantize_graph`.
+
+    Returns:
+        Makes the report; to be called once the graph was written, which is when errors of the weights are known.
+
+    Raises:
+        InputError: as `quantize_graph`.
+    """
     started = time.monotonic()
     chosen = _named(METHODS, method or DEFAULT_METHOD.get(precision, ""), "method")
     scheme = _named(SCHEMES, precision, "precision")
-    if chosen.needs_calibration and calibration is None:
+    if chosen.needs_calibration and observed is None:
         raise InputError(f"method {chosen.name} looks at the inputs of the weights: give calibration text")
-    model = load_graph(graph)
     weights, stayed_float = find_weights(model.graph)
     bytes_before = _initializer_bytes(model.graph)
-    wished = replace(scheme, block_size=block_size or scheme.block_size)
-    schemes = plan_schemes(weights, {weight.name: wished for weight in weights})
-    choice = _Choice(
-        chosen, None if calibration is None else LayerByLayer(graph, model.graph, out, calibration)
-    )
+    if schemes is None:
+        wished = replace(scheme, block_size=block_size or scheme.block_size)
+        schemes = plan_schemes(weights, {weight.name: wished for weight in weights})
+    choice = _Choice(chosen, observed)
     streamed = [StreamedWeight(weight, schemes[weight.name], choice.of(weight)) for weight in weights]
     inputs = {stream.weight.name: _register(model.graph, stream) for stream in streamed}
     rewrite_graph(model.graph, weights, inputs, accuracy_level)
-    save_graph(model, out, share_weights=False)
-    copy_sidecars(graph, out)
-    return QuantizeReport(
-        precision=precision,
-        method=chosen.name,
-        accuracy_level=accuracy_level,
-        tensors=tuple(
-            _tensor_report(stream, chosen.name, choice.fallbacks.get(stream.weight.name, {}))
-            for stream in streamed
-        ),
-        stayed_float=stayed_float,
-        bytes_before=bytes_before,
-        bytes_after=_initializer_bytes(model.graph),
-        seconds=time.monotonic() - started,
-    )
+    bytes_after = _initializer_bytes(model.graph)
+
+    def report() -> QuantizeReport:
+        return QuantizeReport(
+            precision=precision,
+            method=chosen.name,
+            accuracy_level=accuracy_level,
+            tensors=tuple(
+                _tensor_report(stream, chosen.name, choice.fallbacks.get(stream.weight.name, {}))
+                for stream in streamed
+            ),
+            stayed_float=stayed_float,
+            bytes_before=bytes_before,
+            bytes_after=bytes_after,
+            seconds=time.monotonic() - started,
+        )
+
+    return report
+
+
+def _mixed_budget(precision: Precision, block_size: int | None) -> Scheme:
+    if precision != "int4" or block_size is not None:
+        raise InputError(
+            "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
+        )
+    return SCHEMES[precision]
 
 
 class _Choice:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from llama4_pipeline.graph.external_data import PiecewiseTensor
+from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, TransposedTensor
 
 _BLOCK_WEIGHTS = 1 << 24
 
@@ -44,6 +44,9 @@ def column_blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
     """Blocks [n, K] of the transpose of a tensor [K, N], in order."""
     inputs, rows = tensor.shape.numpy()
     step = max(_BLOCK_WEIGHTS // inputs, 1)
+    if isinstance(tensor, TransposedTensor):
+        yield from tensor.pieces()
+        return
     if not isinstance(tensor, ir.ExternalTensor):
         yield tensor.numpy().T
         return

@@ -54,7 +54,7 @@ class LayerByLayer:
         self._directory, self._out, self._quantised = graph, out, quantised
         self._float = load_graph(graph).graph
         self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
-        self._flows = [_graph_inputs(self._float, sequence) for sequence in calibration.sequences]
+        self._flows = [graph_inputs(self._float, sequence) for sequence in calibration.sequences]
         self._current = -1
         self._moments: dict[str, Moments] = {}
         self._routed: dict[
@@ -154,7 +154,7 @@ class LayerByLayer:
 _BATCH = 2048  # tokens
 
 
-def _graph_inputs(graph: ir.Graph, sequence: np.ndarray) -> dict[str, np.ndarray]:
+def graph_inputs(graph: ir.Graph, sequence: np.ndarray) -> dict[str, np.ndarray]:
     """One sequence as the graph's inputs, with an empty cache."""
     ids = np.asarray(sequence, np.int64)[None]
     inputs = {

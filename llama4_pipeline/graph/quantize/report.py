@@ -1,6 +1,6 @@
 """What a quantisation did, tensor by tensor."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
@@ -46,6 +46,8 @@ class QuantizeReport:
         bytes_before: of all initializers before.
         bytes_after: of all initializers after.
         seconds: wall time.
+        sensitivity: where bits were mixed, the divergence in nats per token that rounding one weight alone makes, by
+            weight; both weights of a MoE are rounded together and stand under the first.
     """
 
     precision: str
@@ -56,6 +58,7 @@ class QuantizeReport:
     bytes_before: int
     bytes_after: int
     seconds: float
+    sensitivity: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from llama4_pipeline.graph.quantize.scheme import Quantised, Scheme, to_blocks
+from llama4_pipeline.graph.quantize.scratch import scratch
 from llama4_pipeline.graph.quantize.statistics import Statistics
 
 
@@ -29,8 +30,9 @@ def range_parameters(blocks: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np
     Returns:
         Scales [N, B] in the scheme's scale dtype and zero points uint8 [N, B].
     """
-    low = np.minimum(blocks.min(axis=-1), 0.0)
-    high = np.maximum(blocks.max(axis=-1), 0.0)
+    flat, starts = blocks.reshape(-1), np.arange(0, blocks.size, blocks.shape[-1])
+    low = np.minimum(np.minimum.reduceat(flat, starts), 0.0).reshape(blocks.shape[:-1])
+    high = np.maximum(np.maximum.reduceat(flat, starts), 0.0).reshape(blocks.shape[:-1])
     if scheme.symmetric:
         scales = (np.maximum(high, -low) / (scheme.middle - 1)).astype(scheme.scale_dtype)
         return scales, np.full(scales.shape, scheme.middle, np.uint8)
@@ -41,8 +43,8 @@ def range_parameters(blocks: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np
 
 def encode(blocks: np.ndarray, scales: np.ndarray, zeros: np.ndarray, scheme: Scheme) -> np.ndarray:
     """The nearest code of every weight, uint8 of the shape of `blocks`."""
-    codes = blocks * inverse(scales)[..., None]
-    codes += zeros[..., None]
+    codes = np.multiply(blocks, inverse(scales)[..., None], out=scratch("codes", blocks.shape))
+    codes += zeros[..., None].astype(np.float32)
     np.rint(codes, out=codes)
     np.clip(codes, 0, scheme.top, out=codes)
     return codes.astype(np.uint8)

@@ -80,14 +80,16 @@ def to_blocks(weight: np.ndarray, block_size: int) -> np.ndarray:
     return weight.reshape(rows, -1, block_size)
 
 
-def dequantize(quantised: Quantised, scheme: Scheme, inputs: int) -> np.ndarray:
-    """The float32 [N, K] matrix that the operators compute with."""
-    rows = quantised.codes.shape[0]
-    zero = np.float32(scheme.middle) if quantised.zero_points is None else quantised.zero_points[..., None]
-    weight = quantised.codes.astype(np.float32)
-    weight -= zero
+def dequantize(
+    quantised: Quantised, scheme: Scheme, inputs: int, out: np.ndarray | None = None
+) -> np.ndarray:
+    """The float32 [N, K] matrix that the operators compute with; in `out`, shaped as the codes, if given."""
+    zero = np.float32(scheme.middle)
+    weight = np.empty(quantised.codes.shape, np.float32) if out is None else out
+    weight[:] = quantised.codes
+    weight -= zero if quantised.zero_points is None else quantised.zero_points[..., None].astype(np.float32)
     weight *= quantised.scales[..., None].astype(np.float32)
-    return weight.reshape(rows, -1)[:, :inputs]
+    return weight.reshape(len(weight), -1)[:, :inputs]
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:

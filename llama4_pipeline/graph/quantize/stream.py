@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from llama4_pipeline.graph.external_data import PiecewiseTensor
 from llama4_pipeline.graph.quantize.method import Method
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize, pack
+from llama4_pipeline.graph.quantize.scratch import scratch
 from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.weights import Layout, Weight
+from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor
 
 _SCALE_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
 
@@ -127,9 +128,12 @@ class StreamedWeight:
     def _quantise_piece(
         self, expert: int, rows: np.ndarray, method: Method, statistics: Statistics | None
     ) -> _Piece:
-        weight = np.ascontiguousarray(rows, dtype=np.float32)
+        weight = scratch("weight", rows.shape)
+        weight[:] = rows
         quantised = method.quantize(weight, self.scheme, statistics)
-        difference = dequantize(quantised, self.scheme, self.weight.inputs) - weight
+        memory = scratch("difference", quantised.codes.shape)
+        difference = dequantize(quantised, self.scheme, self.weight.inputs, out=memory)
+        difference -= weight
         zeros = None if quantised.zero_points is None else pack(quantised.zero_points, self.scheme.bits)
         codes = pack(quantised.codes, self.scheme.bits)
         return _Piece(

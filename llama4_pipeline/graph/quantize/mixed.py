@@ -1,0 +1,89 @@
+"""Mixed precision: bits and blocks where they pay, within the size of plain 4 bits.
+
+Rounding one weight at a time shows how much each moves the predictions. Every weight starts with the cheapest scheme;
+the bytes that are left are spent one raise at a time, on the one that saves most divergence a byte. Experts, most of
+the bytes and little of the divergence, pay for the table, the head and the first layers.
+"""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.gptq import Gptq
+from llama4_pipeline.graph.quantize.plan import plan_schemes
+from llama4_pipeline.graph.quantize.scheme import Scheme
+from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivity, weight_groups
+from llama4_pipeline.graph.quantize.weights import Weight
+
+logger = logging.getLogger(__name__)
+
+SENSITIVITY_TOKENS = 2048  # that each group's rounding is judged on
+_MEASURED = Scheme(bits=4, block_size=64, symmetric=False)
+_SHARES: Mapping[Scheme, float] = {  # squared error of normally distributed weights, next to the measured scheme's
+    Scheme(bits=4, block_size=128, symmetric=False): 1.22,
+    _MEASURED: 1.0,
+    Scheme(bits=4, block_size=32, symmetric=False): 0.78,
+    Scheme(bits=8, block_size=128, symmetric=True): 0.005,
+}
+
+
+class Mixed(Gptq):
+    """Codes as `gptq` chooses them, schemes as `mix_schemes` does."""
+
+    name = "mixed"
+
+
+def mix_schemes(
+    graph: Path, weights: list[Weight], plain: Scheme, calibration: Calibration
+) -> tuple[dict[str, Scheme], dict[Group, float]]:
+    """Chooses a scheme for every weight.
+
+    Args:
+        graph: directory of the fused float graph.
+        weights: all of them.
+        plain: the scheme whose size is the budget.
+        calibration: text on which the sensitivity is measured.
+
+    Returns:
+        Fitted schemes by weight name, and the sensitivity of each group in nats per token.
+    """
+    text = calibration.limited(SENSITIVITY_TOKENS)
+    sensitivity = measure_sensitivity(graph, weight_groups(weights), _MEASURED, text)
+    budget = _bytes(weights, plan_schemes(weights, {weight.name: plain for weight in weights}))
+    return spend(weights, sensitivity, budget), sensitivity
+
+
+def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int) -> dict[str, Scheme]:
+    """The schemes that save most divergence within a budget, by a greedy choice.
+
+    Args:
+        weights: all of them.
+        sensitivity: nats per token of each group under the measured scheme.
+        budget: bytes of all codes, scales and zero points.
+    """
+    options = {scheme: plan_schemes(weights, {weight.name: scheme for weight in weights}) for scheme in _SHARES}
+    by_name = {weight.name: weight for weight in weights}
+    costs = {
+        (group, scheme): _bytes([by_name[name] for name in group.weights], options[scheme])
+        for group in sensitivity
+        for scheme in options
+    }
+    chosen = dict.fromkeys(sensitivity, next(iter(_SHARES)))
+    left = budget - sum(costs[choice] for choice in chosen.items())
+    while raises := [
+        (sensitivity[group] * (_SHARES[now] - share) / price, group, scheme, price)
+        for group, now in chosen.items()
+        for scheme, share in _SHARES.items()
+        if share < _SHARES[now] and 0 < (price := costs[group, scheme] - costs[group, now]) <= left
+    ]:
+        _, group, scheme, price = max(raises, key=lambda offer: offer[0])
+        chosen[group] = scheme
+        left -= price
+    for group, scheme in chosen.items():
+        logger.info("%s: %d bits, blocks of %d", ", ".join(group.weights), scheme.bits, scheme.block_size)
+    return {name: options[scheme][name] for group, scheme in chosen.items() for name in group.weights}
+
+
+def _bytes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> int:
+    return sum(weight.experts * schemes[weight.name].nbytes(weight.rows, weight.inputs) for weight in weights)

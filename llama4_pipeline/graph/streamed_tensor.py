@@ -1,0 +1,97 @@
+"""Initializers that are made while they are written: what is resident is one piece, never the tensor."""
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from typing import BinaryIO, Self
+
+import numpy as np
+import onnx_ir as ir
+
+Pieces = Callable[[], Iterator[np.ndarray]]
+Advance = Callable[[int], None]
+
+
+class StreamedTensor(ir.LazyTensor):
+    """A tensor that arrives as pieces. Pieces of another float type than the tensor's are cast when written.
+
+    Args:
+        name: initializer name.
+        dtype: element type.
+        shape: of the whole tensor.
+        pieces: called for each reading.
+    """
+
+    def __init__(self, name: str, dtype: ir.DataType, shape: tuple[int, ...], pieces: Pieces) -> None:
+        super().__init__(self._whole, dtype, ir.Shape(shape), name=name)
+        self.pieces = pieces
+
+    @abstractmethod
+    def write(self, file: BinaryIO, advance: Advance) -> None:
+        """Writes the tensor where the file stands; `advance` hears of the bytes written."""
+
+    def converted(self, dtype: ir.DataType, convert: Callable[[np.ndarray], np.ndarray]) -> Self:
+        """The same tensor in another element type, converted piece by piece when it is written."""
+        return type(self)(
+            self.name or "",
+            dtype,
+            tuple(self.shape.numpy()),
+            lambda: (convert(piece) for piece in self.pieces()),
+        )
+
+    @abstractmethod
+    def _whole(self) -> ir.TensorProtocol: ...
+
+    def _typed(self, piece: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(piece, dtype=self.dtype.numpy())
+
+
+class PiecewiseTensor(StreamedTensor):
+    """Pieces are runs of the tensor's elements, in order."""
+
+    def write(self, file: BinaryIO, advance: Advance) -> None:
+        """Writes piece behind piece."""
+        for piece in self.pieces():
+            typed = self._typed(piece)
+            typed.tofile(file)
+            advance(typed.nbytes)
+
+    def _whole(self) -> ir.TensorProtocol:
+        flat = np.concatenate([self._typed(piece).reshape(-1) for piece in self.pieces()])
+        return ir.Tensor(flat.reshape(self.shape.numpy()), dtype=self.dtype, name=self.name)
+
+
+class TransposedTensor(StreamedTensor):
+    """A matrix [K, N] of which the transpose is at hand: pieces are [n, K], runs of columns, in order.
+
+    A checkpoint keeps a linear weight as [out, in], a graph multiplies by [in, out].
+    """
+
+    def write(self, file: BinaryIO, advance: Advance) -> None:
+        """Writes each piece across the rows of the matrix: read once, written once, nothing turned as a whole."""
+        inputs, columns = self.shape.numpy()
+        start, item = file.tell(), self.dtype.numpy().itemsize
+        file.flush()
+        done = 0
+        for piece in self.pieces():
+            rows = self._typed(piece.T).view(np.uint8)
+            if len(piece) == columns:
+                rows.tofile(file)
+            else:
+                _scatter(file.fileno(), rows, start + done * item, columns * item)
+            done += len(piece)
+            advance(rows.nbytes)
+        file.seek(start + done * inputs * item)
+
+    def _whole(self) -> ir.TensorProtocol:
+        matrix = np.concatenate([self._typed(piece) for piece in self.pieces()]).T
+        return ir.Tensor(np.ascontiguousarray(matrix), dtype=self.dtype, name=self.name)
+
+
+def _scatter(file: int, rows: np.ndarray, offset: int, stride: int) -> None:
+    """Writes uint8 rows `stride` bytes apart, the first at `offset`."""
+    for row in rows:
+        written = os.pwrite(file, row, offset)
+        if written != len(row):
+            raise OSError(f"{len(row)} requested and {written} written")
+        offset += stride

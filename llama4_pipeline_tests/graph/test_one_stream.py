@@ -1,0 +1,111 @@
+"""One stream against stage after stage."""
+
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import convert_to_float16
+from llama4_pipeline.graph.external_data import check_graph, load_graph
+from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.one_stream import export_in_one_stream
+from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.simplify import simplify_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+from llama4_pipeline_tests.graph.conftest import MAX_CONTEXT
+from llama4_pipeline_tests.graph.stored import stored_array
+
+
+@pytest.fixture(scope="module")
+def staged(portable_graph: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The float32 fused graph, simplified on the way."""
+    root = tmp_path_factory.mktemp("staged")
+    simplify_graph(portable_graph, root / "simplified")
+    fuse_graph(root / "simplified", root / "fused")
+    return root / "fused"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int4"])
+def test_the_bytes_are_those_of_the_stages(
+    checkpoint: Checkpoint, staged: Path, tmp_path: Path, precision: Literal["fp32", "fp16", "int8", "int4"]
+) -> None:
+    expected = tmp_path / "staged"
+    if precision == "fp32":
+        expected = staged
+    elif precision == "fp16":
+        convert_to_float16(staged, expected)
+    else:
+        quantize_graph(staged, expected, precision=precision, method="rtn")
+
+    export_in_one_stream(
+        checkpoint,
+        tmp_path / "stream",
+        form="fused",
+        precision=precision,
+        max_context=MAX_CONTEXT,
+        method="rtn" if precision.startswith("int") else None,
+    )
+
+    assert _tensors(tmp_path / "stream") == _tensors(expected)
+    assert _nodes(tmp_path / "stream") == _nodes(expected)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_narrow_checkpoints_stream_as_their_float32_values(tmp_path: Path, dtype: str) -> None:
+    narrow = Checkpoint.open(write_random_checkpoint(tmp_path / "narrow", dtype=dtype))
+    wide = tmp_path / "wide"
+    narrow.load_model("float32").save_pretrained(wide)
+    for source, out in ((narrow, "a"), (Checkpoint.open(wide), "b")):
+        export_in_one_stream(
+            source, tmp_path / out, form="fused", precision="int4", max_context=64, method="rtn"
+        )
+
+    assert _tensors(tmp_path / "a") == _tensors(tmp_path / "b")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_graph_without_weights_is_sound_and_knows_their_places(
+    checkpoint: Checkpoint, tmp_path: Path, precision: Literal["fp32", "int4"]
+) -> None:
+    for out, with_weights in (("with", True), ("without", False)):
+        export_in_one_stream(
+            checkpoint,
+            tmp_path / out,
+            form="fused",
+            precision=precision,
+            max_context=64,
+            with_weights=with_weights,
+        )
+
+    graph = load_graph(tmp_path / "without")
+    check_graph(graph)
+    assert not (tmp_path / "without" / "model.onnx.data").exists()
+    assert (tmp_path / "without" / "model.onnx").read_bytes() == (
+        tmp_path / "with" / "model.onnx"
+    ).read_bytes()
+
+
+def test_a_method_that_needs_calibration_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gptq looks at activations"):
+        export_in_one_stream(
+            checkpoint, tmp_path, form="fused", precision="int4", max_context=64, method="gptq"
+        )
+
+
+def _tensors(graph: Path) -> dict[str | None, tuple[str, bytes]]:
+    values = load_graph(graph).graph.initializers.values()
+    return {value.name: (str(value.dtype), stored_array(value).tobytes()) for value in values}
+
+
+def _nodes(graph: Path) -> list[tuple[str, str, list[str | None], dict[str, object]]]:
+    return [
+        (
+            node.op_type,
+            node.domain,
+            [value.name if value else None for value in node.inputs],
+            {name: attribute.value for name, attribute in node.attributes.items()},
+        )
+        for node in load_graph(graph).graph
+    ]
