@@ -24,9 +24,14 @@ _MODEL = click.option("--model", required=True, metavar="NAME", help="A model of
 @json_option
 def run(model: str, as_json: bool) -> None:
     """Run every stage for a catalog model; print the table."""
+    from dagster import DagsterExecutionInterruptedError
+
     from llama4_pipeline.orchestration.local_run import run_pipeline
 
-    done = run_pipeline(model)
+    try:
+        done = run_pipeline(model)
+    except DagsterExecutionInterruptedError as error:  # what Dagster makes of a signal, after its own tidying
+        raise KeyboardInterrupt from error
     record = asdict(done)
     record |= {"table": str(done.table), "page": str(done.page)}
     record["stages"] = [{**asdict(stage), "path": str(stage.path)} for stage in done.stages]

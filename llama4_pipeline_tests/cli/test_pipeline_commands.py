@@ -72,3 +72,16 @@ def test_verify_finds_damage(store: Store, capsys: pytest.CaptureFixture[str]) -
     capsys.readouterr()
     assert cli.main(["store", "verify", "--json"]) == 1
     assert "weights" in last_json(capsys)["damaged"][str(directory)]
+
+
+def test_interrupted_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    from dagster import DagsterExecutionInterruptedError
+
+    from llama4_pipeline.orchestration import local_run
+
+    def interrupted(model: str) -> None:
+        raise DagsterExecutionInterruptedError
+
+    monkeypatch.setattr(local_run, "run_pipeline", interrupted)
+    assert cli.main(["run", "--model", "tiny"]) == 130
+    assert capsys.readouterr().err.strip() == "llama4-pipeline: interrupted"
