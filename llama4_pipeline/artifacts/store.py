@@ -14,7 +14,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ class Store:
                 if artifact := self.find(recipe).artifact:
                     self._set_latest(recipe)
                     return artifact, False
-        with ExitStack() as held:
+        with _naming_a_full_disk(recipe, self.root), ExitStack() as held:
             held.enter_context(locks.exclusive(lock, say_waiting))
             artifact = None if anew else self.find(recipe).artifact
             made = artifact is None
@@ -170,7 +170,7 @@ class Store:
                 if entry.name == _LATEST:
                     continue
                 with locks.exclusive_if_free(_lock_of(entry, self.root)) as ours:
-                    if ours and not self._is_latest(entry):
+                    if ours and entry.exists() and not self._is_latest(entry):
                         freed += free(entry)
         return freed
 
@@ -187,13 +187,6 @@ class Store:
             facts = make(scratch)
             manifest = describe_directory(recipe, scratch, known, facts, time.monotonic() - start)
             _publish(scratch, manifest, target)
-        except OSError as error:
-            if error.errno not in _NO_SPACE:
-                raise
-            raise InputError(
-                f"no space left for {recipe.stage} in {self.root}: free some (`llama4-pipeline store gc`) "
-                "or let LLAMA4_PIPELINE_ARTIFACTS name another disk"
-            ) from error
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(target, manifest)
@@ -242,6 +235,19 @@ class Store:
 
     def _directory(self, recipe: Recipe) -> Path:
         return self._shelf(recipe.model, recipe.stage) / recipe.key()[:16]
+
+
+@contextmanager
+def _naming_a_full_disk(recipe: Recipe, root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        raise InputError(
+            f"no space left for {recipe.stage} in {root}: free some (`llama4-pipeline store gc`) or let "
+            "LLAMA4_PIPELINE_ARTIFACTS name another disk"
+        ) from error
 
 
 def _scratch_name(target: Path) -> Path:

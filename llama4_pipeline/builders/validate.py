@@ -1,6 +1,5 @@
 """The gate: a graph passes on if it computes what PyTorch computes."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,6 @@ from typing import Any
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.builders.notes import note
 from llama4_pipeline.errors import CheckFailed
-
-_logger = logging.getLogger(__name__)
 
 
 class GraphRejected(CheckFailed):
@@ -52,7 +49,6 @@ def check_graph(checkpoint: Path, graph: Path, validation: Mapping[str, Any]) ->
     report = validate_graph(Checkpoint.open(checkpoint), graph, **validation)
     facts = {"validation": report.to_json()}
     if not report.passed:
-        _logger.error("%s", report.to_markdown())
         raise GraphRejected(f"the graph does not match PyTorch: {report.failures[0]}", facts)
     note(graph, "validation.md", report.to_markdown())
     note(graph, "validation.png", report.to_png())

@@ -90,7 +90,12 @@ def gated(
     try:
         outcome = run(context, artifacts, device)
     except GraphRejected as rejected:
-        figures = {"reason": str(rejected), **_validation_figures(rejected.facts)}
+        failures = [failure["message"] for failure in rejected.facts["validation"]["failures"]]
+        figures = {
+            "reason": str(rejected),
+            **_validation_figures(rejected.facts),
+            "all_failures": dg.MetadataValue.md("\n".join(f"- {failure}" for failure in failures)),
+        }
         yield dg.AssetCheckResult(passed=False, check_name=check, metadata=figures)
         raise
     figures = _validation_figures(outcome.artifact.facts) | _validation_notes(outcome.artifact)
