@@ -51,6 +51,7 @@ class Figures:
         error: Largest absolute difference relative to the reference's standard deviation.
         worst: Row and column (in this step) of the token with the largest error.
         token_error: float64 [batch, sequence], NaN at tokens that were not compared.
+        products: Sums of reference times value, reference squared, value squared: cosines of several steps add up.
     """
 
     probe: Probe
@@ -59,6 +60,7 @@ class Figures:
     error: float
     worst: tuple[int, int]
     token_error: np.ndarray
+    products: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -121,16 +123,15 @@ def measure(probe: Probe, expected: np.ndarray, got: np.ndarray, compared: np.nd
     token_error = np.full(compared.shape, np.nan)
     a, b = expected[compared].astype(np.float64), got[compared].astype(np.float64)
     if not a.size:
-        return Figures(probe, 1.0, 1.0, 0.0, (0, 0), token_error)
+        return Figures(probe, 1.0, 1.0, 0.0, (0, 0), token_error, np.zeros(3))
     deviation = max(float(a.std()), _LEAST_DEVIATION * float(np.sqrt((a * a).mean())), _NOTHING)
     with np.errstate(invalid="ignore"):
         errors = np.abs(a - b).max(axis=-1) / deviation
     errors[~np.isfinite(errors)] = np.inf
     token_error[compared] = errors
     row, column = np.unravel_index(int(np.nanargmax(token_error)), token_error.shape)
-    products, norms_a, norms_b = (a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)
-    token_cosines = _cosine(products, norms_a, norms_b)
-    cosine = _cosine(products.sum(), norms_a.sum(), norms_b.sum())
+    products = np.stack([(a * b).sum(-1), (a * a).sum(-1), (b * b).sum(-1)])
+    token_cosines, cosine = cosine_of(products), cosine_of(products.sum(axis=-1))
     return Figures(
         probe,
         float(cosine),
@@ -138,6 +139,7 @@ def measure(probe: Probe, expected: np.ndarray, got: np.ndarray, compared: np.nd
         float(errors.max()),
         (int(row), int(column)),
         token_error,
+        products.sum(axis=-1),
     )
 
 
@@ -156,8 +158,9 @@ def chosen_experts(logits: np.ndarray, count: int) -> np.ndarray:
     return np.sort(np.argsort(-logits, axis=-1, kind="stable")[..., :count], axis=-1)
 
 
-def _cosine(product: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine from a product and squared norms; two zero vectors agree, NaN does not."""
+def cosine_of(products: np.ndarray) -> np.ndarray:
+    """Cosine from a product and two squared norms, float64 [3, ...]; two zero vectors agree, NaN does not."""
+    product, a, b = products
     both_zero = (a <= _NOTHING) & (b <= _NOTHING)
     with np.errstate(invalid="ignore"):
         cosine = np.where(both_zero, 1.0, product / np.maximum(np.sqrt(a * b), _NOTHING))

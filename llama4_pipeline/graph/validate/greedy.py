@@ -13,6 +13,8 @@ from llama4_pipeline.graph.validate.uses import Step, make_case
 from llama4_pipeline.runtime.decoder import position_ids
 from llama4_pipeline.runtime.ort import OrtDecoder
 
+_TIE_MARGIN = 1e-4  # of the standard deviation of the logits
+
 
 def compare_greedy(
     oracle: Oracle,
@@ -81,7 +83,7 @@ def _continue(
         if differs.any():
             ranked = np.sort(expected[differs], axis=-1)
             margin = float((ranked[:, -1] - ranked[:, -2]).max())
-            tie = margin <= 2 * min(tolerance.logits_error, 1.0) * float(expected.std())
+            tie = margin <= 2 * min(tolerance.logits_error, _TIE_MARGIN) * float(expected.std())
             row = int(differs.argmax())
             break
         identical += 1

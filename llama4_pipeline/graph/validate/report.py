@@ -71,9 +71,13 @@ class Failure:
 
 @dataclass(frozen=True)
 class ProbeRow:
-    """The worst figures of one block over all cases.
+    """One block over all cases.
 
     Attributes:
+        cosine: Of the values at all real tokens of all cases, as one vector.
+        token_cosine: Of the worst token.
+        error: Of the worst token.
+        worst: That token.
         kl_divergence: Mean KL divergence in nats of what a layer's output would predict; None where not
             measured.
     """

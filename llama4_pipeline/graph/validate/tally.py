@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from llama4_pipeline.graph.validate.compare import ExpertChanges, Figures, Tolerance
+from llama4_pipeline.graph.validate.compare import ExpertChanges, Figures, Tolerance, cosine_of
 from llama4_pipeline.graph.validate.probes import FINAL_NORM, LOGITS, Probe
 from llama4_pipeline.graph.validate.report import Failure, ProbeRow, Spot
 from llama4_pipeline.graph.validate.uses import Case, Step
@@ -16,6 +16,7 @@ class Tally:
     def __init__(self, probes: tuple[Probe, ...]) -> None:
         self._probes = probes
         self._rows: dict[str, ProbeRow] = {}
+        self._products: dict[str, np.ndarray] = {}
         self._routers: dict[int, ExpertChanges] = {}
         self._divergence: dict[str, list[float]] = {}
         mapped = [
@@ -47,12 +48,17 @@ class Tally:
             self._divergence.setdefault(name, []).extend(values.tolist())
 
     def rows(self) -> tuple[ProbeRow, ...]:
-        """The worst figures of every probe, in the order of computation."""
+        """Every probe over all cases, in the order of computation."""
         found = []
         for probe in self._probes:
-            values = self._divergence.get(probe.name)
-            row = self._rows[probe.name]
-            found.append(replace(row, kl_divergence=float(np.mean(values))) if values else row)
+            divergence = self._divergence.get(probe.name)
+            found.append(
+                replace(
+                    self._rows[probe.name],
+                    cosine=float(cosine_of(self._products[probe.name])),
+                    kl_divergence=float(np.mean(divergence)) if divergence else None,
+                )
+            )
         return tuple(found)
 
     def routers(self) -> tuple[ExpertChanges, ...]:
@@ -77,6 +83,7 @@ class Tally:
 
     def _add_row(self, found: Figures, spot: Spot) -> None:
         probe = found.probe
+        self._products[probe.name] = self._products.get(probe.name, np.zeros(3)) + found.products
         before = self._rows.get(probe.name)
         if before is None:
             self._rows[probe.name] = ProbeRow(
@@ -85,7 +92,6 @@ class Tally:
             return
         self._rows[probe.name] = replace(
             before,
-            cosine=min(before.cosine, found.cosine),
             token_cosine=min(before.token_cosine, found.token_cosine),
             error=max(before.error, found.error),
             worst=spot if found.error > before.error else before.worst,

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import onnx
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 _LONGEST_PROMPT = 256
 _KEPT_FAILURES = 100
-_RANDOM_TOKENS = 65536
+_TOKENS = 32768
 
 
 def validate_graph(
@@ -61,14 +62,15 @@ def validate_graph(
             `all` (1 to 2048).
         batches: Numbers of rows.
         greedy_tokens: Length of the greedy continuations; 0 leaves them out.
-        tokens: Ids of the validation text; None draws seeded random ids.
+        tokens: Ids that the cases are cut from; None takes English text, if the checkpoint has a tokenizer, and as many
+            random ids behind it.
         tolerance: Bounds; None takes those of the graph's precision.
         threads: Of ONNX Runtime; 0 is one per core.
         seed: Of the sample of lengths and of the layout of the cases.
 
     Returns:
         The report. A float32 graph fails with the first block and token past a bound of each case; a
-        float16 or quantized one with the first layer whose mean figures pass a bound.
+        float16 or quantized one with the first layer whose figures over all cases pass a bound.
 
     Raises:
         InputError: Bad lengths or batches, or a graph without the values to compare.
@@ -82,7 +84,7 @@ def validate_graph(
     bounds = tolerance or TOLERANCES[facts.precision]
     limit = facts.max_context or max(LONGEST, architecture.max_position_embeddings)
     resolved = sweep_lengths(architecture, lengths, limit, seed)
-    text = tokens if tokens is not None else _random_tokens(architecture.vocab_size, seed)
+    text = tokens if tokens is not None else _default_tokens(checkpoint, seed)
     cases = list(sweep_cases(lengths, resolved, batches, tokens=text, max_context=limit, seed=seed))
     oracle = Oracle(checkpoint.load_model("float32"))
     run = _Validation(checkpoint, oracle, graph, bounds, threads)
@@ -187,8 +189,14 @@ def _log_softmax(logits: np.ndarray) -> np.ndarray:
     return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
-def _random_tokens(vocab_size: int, seed: int) -> list[int]:
-    return np.random.default_rng(seed).integers(0, vocab_size, size=_RANDOM_TOKENS).tolist()
+def _default_tokens(checkpoint: Checkpoint, seed: int) -> list[int]:
+    vocabulary = checkpoint.architecture.vocab_size
+    text: list[int] = []
+    if (checkpoint.directory / "tokenizer.json").is_file():
+        english = "\n".join(topics[name] for name in sorted(topics))
+        ids = checkpoint.load_tokenizer()(english, add_special_tokens=False, verbose=False)["input_ids"]
+        text = [token for token in ids if token < vocabulary][:_TOKENS]
+    return text + np.random.default_rng(seed).integers(0, vocabulary, size=len(text) or _TOKENS).tolist()
 
 
 def _prompt_lengths(lengths: Sequence[int]) -> list[int]:
