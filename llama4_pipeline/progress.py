@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from types import TracebackType
+from typing import Self
 
 _LOG_EVERY_SECONDS = 10.0
 _BAR_WIDTH = 30
@@ -27,7 +28,7 @@ class Progress:
         self._terminal = sys.stderr.isatty()
         self._done = 0
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         self._start = self._last = time.monotonic()
         return self
 

@@ -92,7 +92,7 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool, with_weights:
     out.mkdir(parents=True, exist_ok=True)
     initializers = list(model.graph.initializers.values())
     shared = {
-        value.const_value.location: Path(value.const_value.path)
+        str(value.const_value.location): Path(value.const_value.path)
         for value in initializers
         if share_weights and isinstance(value.const_value, ir.ExternalTensor)
     }
@@ -148,7 +148,7 @@ def _external(value: ir.Value, offset: int, location: str, out: Path) -> ir.Exte
         offset,
         tensor.nbytes,
         tensor.dtype,
-        shape=ir.Shape(tensor.shape),
+        shape=ir.Shape(tensor.shape.numpy()),
         name=value.name or "",
         base_dir=out,
     )
