@@ -13,7 +13,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check ui clean
+.PHONY: help setup demo test conformance check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
+
+conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
+	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
 
 check: setup ## Check format, lint, types and the Dagster definitions
 	$(BIN)/ruff format --check .
