@@ -22,7 +22,9 @@ class Progress:
                 progress.advance()
     """
 
-    def __init__(self, task: str, total: int, unit: str = "steps", logger: logging.Logger | None = None) -> None:
+    def __init__(
+        self, task: str, total: int, unit: str = "steps", logger: logging.Logger | None = None
+    ) -> None:
         self._task, self._total, self._unit = task, total, unit
         self._logger = logger or logging.getLogger(__name__)
         self._terminal = sys.stderr.isatty()
