@@ -87,15 +87,10 @@ def validate_graph(
     text = tokens if tokens is not None else _default_tokens(checkpoint, seed)
     cases = list(sweep_cases(lengths, resolved, batches, tokens=text, max_context=limit, seed=seed))
     oracle = Oracle(checkpoint.load_model("float32"))
-    run = _Validation(checkpoint, oracle, graph, bounds, threads)
-    with Progress(f"validate {facts.form} graph", total=len(cases), unit="cases", logger=logger) as progress:
-        for case in cases:
-            run.add(case)
-            progress.advance(1, str(case))
-    failures = run.all_failures()
-    rows: list[GreedyRow] = []
+    tally, failures = _compare_cases(checkpoint, oracle, graph, cases, bounds, threads)
+    greedy: list[GreedyRow] = []
     if greedy_tokens:
-        rows, wrong = compare_greedy(
+        greedy, wrong = compare_greedy(
             oracle,
             graph,
             prompt_lengths=_prompt_lengths(resolved),
@@ -116,14 +111,26 @@ def validate_graph(
         lengths=tuple(resolved),
         batches=tuple(batches),
         cases=len(cases),
-        compared_tokens=run.tally.compared_tokens,
-        rows=run.tally.rows(),
-        routers=run.tally.routers(),
-        greedy=tuple(rows),
+        compared_tokens=tally.compared_tokens,
+        rows=tally.rows(),
+        routers=tally.routers(),
+        greedy=tuple(greedy),
         failures=tuple(failures),
         seconds=time.monotonic() - start,
-        error_by_position=run.tally.error_by_position(),
+        error_by_position=tally.error_by_position(),
     )
+
+
+def _compare_cases(
+    checkpoint: Checkpoint, oracle: Oracle, graph: Path, cases: list[Case], tolerance: Tolerance, threads: int
+) -> tuple[Tally, list[Failure]]:
+    """Runs all cases; the graph's session, and with it its weights, is gone behind it."""
+    validation = _Validation(checkpoint, oracle, graph, tolerance, threads)
+    with Progress("validate graph", total=len(cases), unit="cases", logger=logger) as progress:
+        for case in cases:
+            validation.add(case)
+            progress.advance(1, str(case))
+    return validation.tally, validation.failures()
 
 
 class _Validation:
@@ -138,7 +145,7 @@ class _Validation:
         self._probes = probes_of(checkpoint.architecture)
         self._graph = ProbedGraph(graph, self._probes, threads)
         self._exact = self._graph.facts.precision == "float32"
-        self._failures: list[Failure] = []
+        self._found: list[Failure] = []
         self._explained: set[tuple[int, str]] = set()
         self.tally = Tally(self._probes)
 
@@ -159,13 +166,13 @@ class _Validation:
                 self._explained.add((place.layer, place.block))
                 chunk = self._architecture.layers[place.layer].chunk_size
                 place = explain(place, self._oracle.model, chunk, step, reference, graph)
-            if len(self._failures) < _KEPT_FAILURES:
-                self._failures.append(Failure.at(place, Spot.of(case, step, place.row, place.column)))
+            if len(self._found) < _KEPT_FAILURES:
+                self._found.append(Failure.at(place, Spot.of(case, step, place.row, place.column)))
             return
 
-    def all_failures(self) -> list[Failure]:
+    def failures(self) -> list[Failure]:
         """Of an exact graph those of the cases, of another the first layer past a bound."""
-        return self._failures if self._exact else self.tally.first_beyond(self._tolerance)
+        return self._found if self._exact else self.tally.first_beyond(self._tolerance)
 
     def _divergence(self, step: Step, reference: StepValues, graph: StepValues) -> dict[str, np.ndarray]:
         """KL divergence of the step's last tokens for every layer's output and for the logits, in nats."""
