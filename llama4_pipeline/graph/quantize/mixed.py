@@ -20,12 +20,17 @@ logger = logging.getLogger(__name__)
 
 SENSITIVITY_TOKENS = 2048  # that each group's rounding is judged on
 _MEASURED = Scheme(bits=4, block_size=64, symmetric=False)
-_SHARES: Mapping[Scheme, float] = {  # squared error of normally distributed weights, next to the measured scheme's
-    Scheme(bits=4, block_size=128, symmetric=False): 1.22,
+_SHARES: Mapping[
+    Scheme, float
+] = {  # squared error of normally distributed weights, next to the measured scheme's
+    Scheme(bits=4, block_size=128, symmetric=False): 1.19,
     _MEASURED: 1.0,
-    Scheme(bits=4, block_size=32, symmetric=False): 0.78,
+    Scheme(bits=4, block_size=32, symmetric=False): 0.79,
     Scheme(bits=8, block_size=128, symmetric=True): 0.005,
 }
+_LEFT_BY_GPTQ = (
+    0.4  # of the divergence, where inputs can make up for each other; a table that is looked up has none
+)
 
 
 class Mixed(Gptq):
@@ -62,20 +67,29 @@ def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int
         sensitivity: nats per token of each group under the measured scheme.
         budget: bytes of all codes, scales and zero points.
     """
-    options = {scheme: plan_schemes(weights, {weight.name: scheme for weight in weights}) for scheme in _SHARES}
+    options = {
+        scheme: plan_schemes(weights, {weight.name: scheme for weight in weights}) for scheme in _SHARES
+    }
     by_name = {weight.name: weight for weight in weights}
+    harm = {
+        group: value * (1.0 if _is_table(by_name[group.weights[0]]) else _LEFT_BY_GPTQ)
+        for group, value in sensitivity.items()
+    }
     costs = {
         (group, scheme): _bytes([by_name[name] for name in group.weights], options[scheme])
         for group in sensitivity
         for scheme in options
     }
-    chosen = dict.fromkeys(sensitivity, next(iter(_SHARES)))
+    chosen = {
+        group: min(((costs[group, scheme], scheme) for scheme in options), key=lambda offer: offer[0])[1]
+        for group in sensitivity
+    }
     left = budget - sum(costs[choice] for choice in chosen.items())
     while raises := [
-        (sensitivity[group] * (_SHARES[now] - share) / price, group, scheme, price)
+        (harm[group] * (_SHARES[now] - share) / max(price, 1), group, scheme, price)
         for group, now in chosen.items()
         for scheme, share in _SHARES.items()
-        if share < _SHARES[now] and 0 < (price := costs[group, scheme] - costs[group, now]) <= left
+        if share < _SHARES[now] and (price := costs[group, scheme] - costs[group, now]) <= left
     ]:
         _, group, scheme, price = max(raises, key=lambda offer: offer[0])
         chosen[group] = scheme
@@ -83,6 +97,10 @@ def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int
     for group, scheme in chosen.items():
         logger.info("%s: %d bits, blocks of %d", ", ".join(group.weights), scheme.bits, scheme.block_size)
     return {name: options[scheme][name] for group, scheme in chosen.items() for name in group.weights}
+
+
+def _is_table(weight: Weight) -> bool:
+    return any(node.op_type == "Gather" for node in weight.users)
 
 
 def _bytes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> int:

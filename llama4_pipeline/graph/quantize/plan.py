@@ -14,8 +14,8 @@ def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[s
     """Fits schemes to what the operators accept.
 
     QMoE wants both of its weights in the same bits and blocks, without a partial block, and takes float16 scales
-    whatever the graph's type; GatherBlockQuantized wants no partial block; MatMulNBits takes any width and scales of
-    the graph's type.
+    whatever the graph's type; GatherBlockQuantized wants no partial block; MatMulNBits fills a partial block up, so it
+    gets one only where no block divides its width, and takes scales of the graph's type.
 
     Args:
         weights: all weights of the graph.
@@ -30,15 +30,13 @@ def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[s
         widths = [partner.inputs for partner in _same_operator(weight, weights)]
         if weight.layout is Layout.EXPERTS or weight.value.dtype is ir.DataType.FLOAT16:
             scheme = replace(scheme, scale_dtype="float16")
-        if weight.layout is not Layout.INPUTS_FIRST:
-            whole = scheme.fit(*widths)
-            if whole is None:
-                raise InputError(
-                    f"{weight.name}: widths {sorted(set(widths))} are not all multiples of 16, the smallest block of "
-                    "QMoE and GatherBlockQuantized: this model stays in float16"
-                )
-            scheme = whole
-        fitted[weight.name] = scheme
+        whole = scheme.fit(*widths)
+        if whole is None and weight.layout is not Layout.INPUTS_FIRST:
+            raise InputError(
+                f"{weight.name}: widths {sorted(set(widths))} are not all multiples of 16, the smallest block of "
+                "QMoE and GatherBlockQuantized: this model stays in float16"
+            )
+        fitted[weight.name] = whole or scheme
     return fitted
 
 

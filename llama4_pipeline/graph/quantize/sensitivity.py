@@ -92,10 +92,7 @@ def _open(directory: Path, model: ir.Model, names: Sequence[str]) -> onnxruntime
 
 def _rounded(weight: Weight, scheme: Scheme, only: int | None) -> np.ndarray:
     """The weight as the quantised operator would see it, in the layout and dtype of its initializer."""
-    method, fitted = (
-        KQuant(),
-        scheme if weight.layout is Layout.INPUTS_FIRST else scheme.fit(weight.inputs) or scheme,
-    )
+    method, fitted = KQuant(), scheme.fit(weight.inputs) or scheme
     step = max(method.piece_weights // weight.inputs, 1)
 
     def pieces() -> Iterator[np.ndarray]:

@@ -13,7 +13,7 @@ from llama4_pipeline.graph.external_data import save_graph
 
 @dataclass(frozen=True)
 class Toy:
-    """Sizes of the toy; the defaults exercise a partial block of MatMulNBits (hidden 96, blocks of 64)."""
+    """Sizes of the toy; with the defaults no long block divides the hidden width."""
 
     vocab: int = 80
     hidden: int = 96
