@@ -7,10 +7,17 @@ from llama4_pipeline.llama4.architecture import Architecture
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
-# Bits of a weight with its share of scales: a float16 scale for each block of 32.
-_GRAPH_BITS = {"exported_graph": 32, "fp16_graph": 16, "int8_graph": 8.5, "int4_graph": 4.5}
+# Bits of a weight with its share of scale and zero point: in an expert (float16 scales), elsewhere (float32 scales).
+_GRAPH_BITS = {
+    "exported_graph": (32, 32),
+    "fp16_graph": (16, 16),
+    "int8_graph": (8.25, 8.5),
+    "int4_graph": (4.625, 5.125),
+}
 _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
 _STREAM_BYTES = 2 << 30  # a stage that passes weights through in pieces, beside the pieces
+_ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
+_BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
 _STREAMED = {
     "exported_graph",
@@ -60,6 +67,12 @@ def needs(demand: Demand, stage: str) -> Needs:
     return Needs(math.ceil(_memory(demand, stage)), math.ceil(_disk(demand, stage)))
 
 
+def conversion_needs(graph_bytes: int, precision: str) -> Needs:
+    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4"."""
+    _, bits = _GRAPH_BITS[f"{precision}_graph"]
+    return Needs(_STREAM_BYTES + 3 * _BLOCK_BYTES, math.ceil(graph_bytes / 32 * bits))
+
+
 def _memory(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
     stored = parameters * _DTYPE_BYTES[demand.dtype]
@@ -74,7 +87,7 @@ def _memory(demand: Demand, stage: str) -> float:
     if stage == "benchmarks":  # one engine at a time
         return _PROCESS_BYTES + max(full, stored) + cache
     if stage in _STREAMED:
-        return _STREAM_BYTES + 3 * _largest_piece(demand.architecture) * _GRAPH_BYTES
+        return _STREAM_BYTES + 3 * _largest_piece(demand)
     return _PROCESS_BYTES
 
 
@@ -82,10 +95,17 @@ def _disk(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
     if stage == "checkpoint" and demand.source in ("trained", "hub"):
         return parameters * _DTYPE_BYTES[demand.dtype]
-    return parameters * _GRAPH_BITS.get(stage, 0) / 8
+    expert_bits, bits = _GRAPH_BITS.get(stage, (0, 0))
+    experts = sum(map(math.prod, _expert_stacks(demand.architecture)))
+    return (experts * expert_bits + (parameters - experts) * bits) / 8
 
 
-def _largest_piece(architecture: Architecture) -> int:
-    """Elements of the largest tensor that is handled whole: a matrix, or one expert of a stack."""
-    shapes = architecture.checkpoint_tensors().values()
-    return max(math.prod(shape[-2:]) for shape in shapes)
+def _expert_stacks(architecture: Architecture) -> list[tuple[int, ...]]:
+    return [shape for shape in architecture.checkpoint_tensors().values() if len(shape) == 3]
+
+
+def _largest_piece(demand: Demand) -> int:
+    """Bytes of the largest piece that a stream holds: one expert of a stack as stored, or a run of rows."""
+    width = _DTYPE_BYTES[demand.dtype]
+    experts = [math.prod(shape[1:]) * width for shape in _expert_stacks(demand.architecture)]
+    return max(experts, default=0) + _ROWS_BYTES

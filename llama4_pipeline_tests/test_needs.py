@@ -18,11 +18,11 @@ def test_every_stage_of_every_model_has_its_needs(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "bits"), [("exported_graph", 32), ("fp16_graph", 16), ("int8_graph", 8.5), ("int4_graph", 4.5)]
+    ("stage", "bits"), [("exported_graph", 32), ("fp16_graph", 16), ("int8_graph", 8.3), ("int4_graph", 4.7)]
 )
-def test_graphs_take_the_bits_of_their_weights(stage: str, bits: float) -> None:
+def test_graphs_take_the_bits_of_their_weights_and_scales(stage: str, bits: float) -> None:
     parameters = CATALOG["scout"].architecture.parameters()
-    assert CATALOG["scout"].needs(stage).disk_bytes == pytest.approx(parameters * bits / 8)
+    assert CATALOG["scout"].needs(stage).disk_bytes == pytest.approx(parameters * bits / 8, rel=0.01)
 
 
 def test_graphs_with_the_same_weights_share_them() -> None:
@@ -38,7 +38,7 @@ def test_a_checkpoint_takes_disk_only_where_it_is_written() -> None:
 
 
 def test_streamed_stages_do_not_grow_with_depth() -> None:
-    assert CATALOG["scout"].needs("int4_graph").memory_bytes < 16 * GIB
+    assert CATALOG["scout"].needs("int4_graph").memory_bytes < 3 * GIB
     assert CATALOG["scout"].needs("int4_graph") != CATALOG["maverick"].needs("int4_graph")
     assert (
         CATALOG["scout"].needs("int4_graph").memory_bytes

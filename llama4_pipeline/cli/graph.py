@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import click
 
-from llama4_pipeline.cli.output_directory import Workspace, output_directory
+from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
+from llama4_pipeline.preflight import require
 from llama4_pipeline.report.units import format_bytes
 
 if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-_BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "int8": 1.0, "int4": 0.5}
 _QUANTIZED = ("int8", "int4")
 _STAGES = {"portable": "exported_graph", "fused": "optimized_graph"}
 _LONGEST_DEFAULT_CONTEXT = 32768
@@ -41,14 +42,24 @@ Step = Callable[[Path, Path], _Report]
     type=click.Choice(["portable", "fused"]),
     help="Standard operators only, or ONNX Runtime's own.  [default: portable for fp32, else fused]",
 )
-@click.option("--precision", type=click.Choice(list(_BYTES_PER_WEIGHT)), default="fp32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["fp32", "fp16", *_QUANTIZED]), default="fp32", show_default=True
+)
 @click.option(
     "--max-context",
     type=POSITIVE,
     metavar="N",
     help=f"Most tokens of prompt and answer.  [default: the model's, at most {_LONGEST_DEFAULT_CONTEXT}]",
 )
-@click.option("--no-weights", is_flag=True, help="Write the graph only.")
+@click.option(
+    "--method",
+    type=click.Choice(["rtn", "k_quant"]),
+    help="How int8 and int4 choose codes: rtn is as fast as the disk; k_quant searches, with less error, at a "
+    "tenth of that.  [default: rtn]",
+)
+@click.option(
+    "--no-weights", is_flag=True, help="Write the graph only; of the checkpoint, config.json is enough."
+)
 @json_option
 def export(
     checkpoint: str,
@@ -57,33 +68,38 @@ def export(
     form: str | None,
     precision: str,
     max_context: int | None,
+    method: str | None,
     no_weights: bool,
     as_json: bool,
 ) -> None:
-    """Turn a Hugging Face directory into an ONNX directory."""
+    """Turn a Hugging Face directory into an ONNX directory, in one stream: memory does not grow with the model."""
     form = form or ("portable" if precision == "fp32" else "fused")
     if form == "portable" and precision != "fp32":
         raise InputError(f"--form portable has no --precision {precision}: leave one of the two out")
-    if no_weights and precision != "fp32":
-        raise InputError(f"--no-weights leaves nothing to convert to {precision}: leave one of the two out")
+    if method and precision not in _QUANTIZED:
+        raise InputError(f"--precision {precision} has no --method: leave one of the two out")
     from llama4_pipeline.cli.manifest import write_manifest
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-    source = Checkpoint.open(checkpoint)
+    source = Checkpoint.open(checkpoint, with_weights=not no_weights)
     asked: dict[str, Any] = {
         "opset": opset,
         "form": form,
         "precision": precision,
+        "method": method or ("rtn" if precision in _QUANTIZED else None),
         "max_context": max_context
         or min(source.architecture.max_position_embeddings, _LONGEST_DEFAULT_CONTEXT),
         "weights": not no_weights,
     }
     start = time.monotonic()
-    with output_directory(out, _export_bytes(source, asked)) as workspace:
-        reports = _run_steps(_export_steps(source, asked), source.directory, workspace)
+    stage = _STAGES[form] if precision == "fp32" else f"{precision}_graph"
+    needed = _needs(source, "exported_graph" if precision == "fp32" else stage, no_weights)
+    require("this export", needed, out)
+    with output_directory(out, needed.disk_bytes) as workspace:
+        reports = _stream(source, workspace.result, asked)
         write_manifest(
             workspace.result,
-            stage=_STAGES[form] if precision == "fp32" else f"{precision}_graph",
+            stage=stage,
             model=Path(checkpoint).name,
             parameters=asked,
             inputs={},
@@ -147,9 +163,12 @@ def quantize(
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()
-    with output_directory(out, _quantized_bytes(graph, precision)) as workspace:
-        step = _conversion(precision, method, block_size, calibration)
-        reports = _run_steps({"quantize": step}, graph, workspace)
+    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
+    needed = conversion_needs(size, precision)
+    require("this conversion", needed, out)
+    with output_directory(out, needed.disk_bytes) as workspace:
+        convert = _conversion(precision, method, block_size, calibration)
+        reports = {"quantize": convert(graph, workspace.result).to_json()}
         write_manifest(
             workspace.result,
             stage=f"{precision}_graph",
@@ -162,24 +181,26 @@ def quantize(
     _show_graph(out, asked, reports, as_json)
 
 
-def _export_steps(source: "Checkpoint", asked: Mapping[str, Any]) -> dict[str, Step]:
-    """The stages between a checkpoint and the graph that was asked for, in order."""
-    from llama4_pipeline.graph.export import export_graph
+def _stream(source: "Checkpoint", out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
+    from llama4_pipeline.graph.one_stream import export_in_one_stream
 
-    def trace(_checkpoint: Path, out: Path) -> _Report:
-        return export_graph(
-            source, out, opset=asked["opset"], max_context=asked["max_context"], with_weights=asked["weights"]
-        )
+    return export_in_one_stream(
+        source,
+        out,
+        form=asked["form"],
+        precision=asked["precision"],
+        max_context=asked["max_context"],
+        opset=asked["opset"],
+        method=asked["method"],
+        with_weights=asked["weights"],
+    )
 
-    steps: dict[str, Step] = {"export": trace}
-    if asked["form"] == "fused":
-        from llama4_pipeline.graph.fuse import fuse_graph
-        from llama4_pipeline.graph.simplify import simplify_graph
 
-        steps |= {"simplify": simplify_graph, "fuse": fuse_graph}
-    if asked["precision"] != "fp32":
-        steps["quantize"] = _conversion(asked["precision"], None, None, None)
-    return steps
+def _needs(source: "Checkpoint", stage: str, no_weights: bool) -> Needs:
+    """What the export of a checkpoint to the graph of a stage needs."""
+    dtype = source.weights.dtype(source.weights.names()[0]).name
+    whole = needs(Demand(source.architecture, "local", dtype, cached_tokens=0), stage)
+    return Needs(whole.memory_bytes, 0) if no_weights else whole
 
 
 def _conversion(
@@ -202,33 +223,6 @@ def _conversion(
         return quantize_graph(graph, out, precision=precision, method=method, block_size=block_size)
 
     return convert
-
-
-def _run_steps(steps: Mapping[str, Step], start: Path, workspace: Workspace) -> dict[str, Any]:
-    """Runs steps one after the other, the last into the result; returns what each reported."""
-    reports = {}
-    last = list(steps)[-1]
-    graph = start
-    for name, step in steps.items():
-        _logger.info("%s", name)
-        target = workspace.result if name == last else workspace.scratch(name)
-        reports[name] = step(graph, target).to_json()
-        graph = target
-    return reports
-
-
-def _export_bytes(source: "Checkpoint", asked: Mapping[str, Any]) -> int | None:
-    """What the steps write for the weights: the float32 graph, and what it is converted to."""
-    if not asked["weights"]:
-        return None
-    converted = 0.0 if asked["precision"] == "fp32" else _BYTES_PER_WEIGHT[asked["precision"]]
-    return int(source.architecture.parameters() * (_BYTES_PER_WEIGHT["fp32"] + converted))
-
-
-def _quantized_bytes(graph: Path, precision: str) -> int:
-    """The least that a graph takes after it was converted, from its size as float32."""
-    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    return int(size * _BYTES_PER_WEIGHT[precision] / _BYTES_PER_WEIGHT["fp32"])
 
 
 def _show_graph(out: Path, asked: Mapping[str, Any], reports: Mapping[str, Any], as_json: bool) -> None:

@@ -25,6 +25,7 @@ from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.llama4.weights import (
     INDEX_FILE,
     SINGLE_FILE,
+    AbsentWeights,
     SafetensorsSource,
     WeightSource,
     iterate_rows,
@@ -58,7 +59,7 @@ class Checkpoint:
     weights: WeightSource
 
     @classmethod
-    def open(cls, path: str | Path) -> "Checkpoint":
+    def open(cls, path: str | Path, *, with_weights: bool = True) -> "Checkpoint":
         """Opens a local directory, or downloads a Hugging Face repository (from its cache where it is there).
 
         A directory holds config.json, and model.safetensors or indexed shards, or synthetic_weights.json
@@ -66,17 +67,18 @@ class Checkpoint:
 
         Args:
             path: A directory, or ORG/NAME.
+            with_weights: False asks for config.json only; the weights have names and shapes, and cannot be read.
 
         Raises:
             InputError: No such directory or repository, another architecture, or weights that do not hold.
         """
-        directory = local_directory(path)
+        directory = local_directory(path, with_weights=with_weights)
         text_config = read_text_config(directory)
         try:
             architecture = Architecture.from_config(text_config)
         except InputError as error:
             raise InputError(f"{directory / CONFIG_FILE}: {error}") from error
-        weights = _open_weights(directory, architecture)
+        weights = _open_weights(directory, architecture) if with_weights else AbsentWeights(architecture)
         return cls(directory, text_config, architecture, weights)
 
     @cached_property

@@ -27,10 +27,10 @@ _ARCHITECTURES = {
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def local_directory(path: str | Path) -> Path:
+def local_directory(path: str | Path, *, with_weights: bool = True) -> Path:
     """The directory of a checkpoint: the one given, or the download of a Hugging Face id ORG/NAME.
 
-    Only configuration, safetensors and tokenizer files are downloaded.
+    Only configuration, tokenizer files and, if asked for, safetensors are downloaded.
 
     Raises:
         InputError: There is no such directory, and no such repository within reach.
@@ -41,20 +41,21 @@ def local_directory(path: str | Path) -> Path:
     if directory.exists():
         raise InputError(f"{path} is a file; give the checkpoint's directory")
     if isinstance(path, str) and _HUB_ID.fullmatch(path):
-        return _download(path)
+        return _download(path, with_weights)
     raise InputError(
         f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME"
     )
 
 
-def _download(hub_id: str) -> Path:
+def _download(hub_id: str, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    weights = ["*.safetensors"] if with_weights else []
     try:
         return Path(
             snapshot_download(
                 hub_id,
-                allow_patterns=["*.json", "*.safetensors", *TOKENIZER_FILES],
+                allow_patterns=["*.json", *weights, *TOKENIZER_FILES],
                 ignore_patterns=["*/*"],
             )
         )

@@ -81,6 +81,29 @@ class SafetensorsSource:
         return self._tensors[name].read(rows)
 
 
+class AbsentWeights:
+    """Names and shapes of an architecture whose weights are not at hand, for work on the graph alone."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self._shapes = architecture.checkpoint_tensors()
+
+    def names(self) -> tuple[str, ...]:
+        """Canonical names in the order of the model."""
+        return tuple(self._shapes)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._shapes[name]
+
+    def dtype(self, name: str) -> np.dtype:
+        """The dtype of graphs."""
+        return np.dtype(np.float32)
+
+    def read(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Raises ValueError: there is nothing to read."""
+        raise ValueError(f"{name} was asked for, but the checkpoint was opened without weights")
+
+
 def iterate_rows(source: WeightSource, name: str, piece_bytes: int = _PIECE_BYTES) -> Iterator[np.ndarray]:
     """Reads a tensor from first row to last in pieces of about `piece_bytes`, at least one row each."""
     shape = source.shape(name)

@@ -129,7 +129,7 @@ def test_no_such_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--opset", "99"], ["opset", "99"]),
         (["--max-context", "0"], ["--max-context"]),
         (["--precision", "int8", "--form", "portable"], ["portable", "int8"]),
-        (["--precision", "int4", "--no-weights"], ["--no-weights", "int4"]),
+        (["--precision", "fp16", "--method", "rtn"], ["--method", "fp16"]),
     ],
 )
 def test_export_options(

@@ -1,6 +1,7 @@
 """Commands on a checkpoint that is in no catalog: export, validate, quantize, bench, eval, generate."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 
 from llama4_pipeline import cli
 from llama4_pipeline.artifacts.artifact import damage_of, open_artifact
-from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
 
 SIDECARS = {
     "config.json",
@@ -70,20 +72,34 @@ def test_quantized_manifest_names_the_graph_it_is_made_from(fused: Path, int4: P
     assert made.manifest.recipe.inputs == {"optimized_graph": source.digest}
 
 
-def test_export_without_weights(
-    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_export_without_weights_asks_for_the_configuration_only(
+    precision: str, tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "onnx"
-    run_json(capsys, "export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out), "--no-weights")
-    assert {path.name for path in out.iterdir()} == SIDECARS | {"model.onnx"}
+    checkpoint, out = tmp_path / "checkpoint", tmp_path / "onnx"
+    checkpoint.mkdir()
+    shutil.copyfile(tiny_random_checkpoint / "config.json", checkpoint / "config.json")
+    arguments = ["--checkpoint", str(checkpoint), "--out", str(out), "--precision", precision]
+    run_json(capsys, "export", *arguments, "--no-weights")
+    assert {path.name for path in out.iterdir()} == {"config.json", "manifest.json", "model.onnx"}
 
 
-def test_export_in_one_go_equals_the_steps(
+def test_export_of_random_weights_needs_no_tensors_on_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_synthetic_checkpoint(tmp_path / "checkpoint", PECULIAR_CONFIG, seed=0, dtype="bfloat16")
+    source = ["--checkpoint", str(tmp_path / "checkpoint"), "--precision", "int8"]
+    record = run_json(capsys, "export", *source, "--out", str(tmp_path / "onnx"))
+    assert record["steps"]["export"]["parameters"] == 131088
+
+
+def test_export_in_one_stream_equals_the_steps(
     tiny_random_checkpoint: Path, int4: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "onnx"
     source = ["--checkpoint", str(tiny_random_checkpoint), "--max-context", "256"]
-    record = run_json(capsys, "export", *source, "--out", str(out), "--precision", "int4")
+    asked = ["--precision", "int4", "--method", "k_quant"]
+    record = run_json(capsys, "export", *source, "--out", str(out), *asked)
     assert list(record["steps"]) == ["export", "simplify", "fuse", "quantize"]
     for file in ("model.onnx", "model.onnx.data"):
         assert (out / file).read_bytes() == (int4 / file).read_bytes()

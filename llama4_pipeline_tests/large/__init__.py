@@ -1,0 +1,1 @@
+"""Models larger than memory, measured under a hard limit: `make large`."""

@@ -1,0 +1,86 @@
+"""The page with the table."""
+
+import datetime
+from pathlib import Path
+
+from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline_tests.large.cases import GIB, LIMIT_BYTES, Case
+from llama4_pipeline_tests.large.run import Figures
+
+_HEAD = """# Models larger than memory
+
+Weights flow from the checkpoint into the final ONNX data file, read once, converted or quantized on the way, and
+written once; the graph is made beside them on tensors without contents. What is resident is a few pieces, the largest
+one expert, whatever the depth of the model.
+
+    llama4-pipeline export --checkpoint DIR --out DIR --precision int4
+
+`--no-weights` writes the graph alone; a directory with `config.json` is enough for it. `onnx.checker` and strict shape
+inference look at every graph before it is written.
+
+## Measured
+
+{date}, {cpu}, {cores} cores, {memory:.0f} GiB. Each command ran in a process of its own under a hard limit of
+{limit} GiB on private memory (RLIMIT_DATA); the peak is the largest resident set, as `/usr/bin/time -v` tells it. Real
+dimensions (hidden 5120, 16 experts of 8192, vocabulary 202048; Maverick: 128 experts), random bfloat16 weights made on
+demand: a safetensors checkpoint is read from disk instead. INT4 and INT8 are by round to nearest. Time is that of the
+whole command, start of Python and trace included.
+
+| model | parameters | input | output | time | peak memory | weights/s | weights per CPU second |
+|---|---|---|---|---|---|---|---|
+"""
+
+_TAIL = """
+{busy}
+
+The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, nothing else):
+
+{commands}
+
+`make large` measures again and writes this page (about 25 GB of disk for a while; LARGE_SCRATCH=DIR chooses where).
+"""
+
+_BUSY = (
+    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started, and "
+    "these ran at low priority. Times are upper bounds; CPU seconds (of both cores together) tell what the work costs."
+)
+_IDLE = "The machine was otherwise idle."
+
+
+def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
+    """Writes the page anew from what was measured so far."""
+    machine = describe_machine()
+    head = _HEAD.format(
+        date=datetime.date.today().isoformat(),
+        cpu=machine.cpu,
+        cores=machine.cores,
+        memory=machine.memory_bytes / GIB,
+        limit=LIMIT_BYTES // GIB,
+    )
+    load = sum(figures.load for _, figures in measured) / len(measured)
+    tail = _TAIL.format(
+        busy=_BUSY.format(load=load) if load > 0.5 else _IDLE,
+        commands="\n".join(f"    {' '.join(case.command(case.model, 'OUT'))}" for case, _ in measured),
+    )
+    page.parent.mkdir(exist_ok=True)
+    page.write_text(head + "".join(_row(case, figures) for case, figures in measured) + tail)
+
+
+def _row(case: Case, figures: Figures) -> str:
+    rates = ("", "")
+    if case.with_weights:
+        rates = (
+            f"{format_number(figures.parameters / figures.seconds / 1e6)} M",
+            f"{format_number(figures.parameters / figures.cpu_seconds / 1e6)} M",
+        )
+    cells = (
+        case.name,
+        f"{format_number(figures.parameters / 1e9)} B",
+        format_bytes(figures.input_bytes) if case.with_weights else "",
+        format_bytes(figures.output_bytes),
+        f"{figures.seconds:.0f} s",
+        f"{figures.peak_bytes / GIB:.2f} GiB",
+        *rates,
+    )
+    return f"| {' | '.join(cells)} |\n"

@@ -1,0 +1,41 @@
+"""Work that cannot come to its end is refused with the figures."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.needs import Needs
+from llama4_pipeline.preflight import require, room
+
+
+def test_there_is_room_also_for_a_directory_that_is_not_yet_there(tmp_path: Path) -> None:
+    there = room(tmp_path / "new" / "graph")
+    assert there.memory_bytes > 0
+    assert there.disk_bytes > 0
+    require("a small stage", Needs(1, 1), tmp_path / "new" / "graph")
+
+
+def test_short_memory_is_told_with_the_figures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"this export needs 1,000,000 GB of memory, .* GB are free"):
+        require("this export", Needs(10**15, 1), tmp_path)
+
+
+def test_short_disk_is_told_with_the_figures(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"no space for this export in .*: 1,000,000 GB needed, .* free"):
+        require("this export", Needs(1, 10**15), tmp_path)
+
+
+def test_a_limit_on_the_process_counts(tmp_path: Path) -> None:
+    limit = 1 << 30
+    code = (
+        "import resource; from pathlib import Path; from llama4_pipeline.preflight import room;"
+        f"resource.setrlimit(resource.RLIMIT_DATA, ({limit}, {limit}));"
+        "print(room(Path('.')).memory_bytes)"
+    )
+    assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert int(printed) < limit
