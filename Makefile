@@ -8,6 +8,8 @@ EXTRAS ?= cpu,dev
 # without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
 TORCH_INDEX ?=
 UI_PORT ?= 3000
+# Where `make large` puts what it writes, about 25 GB for a while.
+LARGE_SCRATCH ?= /var/tmp
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
@@ -35,6 +37,9 @@ test: setup ## Run the tests
 
 conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
 	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
+
+large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
+	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
 
 check: setup ## Check format, lint, types and the Dagster definitions
 	$(BIN)/ruff format --check .
