@@ -22,7 +22,7 @@ class Oracle:
         """Feeds the steps of a case, fresh cache first, and yields the values of each."""
         cache = DynamicCache()
         for step in case.steps:
-            with _Hooks(self.model) as hooks:
+            with Hooks(self.model) as hooks:
                 logits = self.forward(step, cache)
             shape = (step.batch, step.sequence, -1)
             values = {name: value.reshape(shape).float().numpy() for name, value in hooks.values.items()}
@@ -60,7 +60,7 @@ class Oracle:
         return torch.log_softmax(logits.float(), dim=-1).numpy()
 
 
-class _Hooks:
+class Hooks:
     """Reads the value of every probe while it is open."""
 
     def __init__(self, model: Llama4ForCausalLM) -> None:
@@ -68,7 +68,7 @@ class _Hooks:
         self._model = model
         self._handles: list[Any] = []
 
-    def __enter__(self) -> "_Hooks":
+    def __enter__(self) -> "Hooks":
         self._watch(self._model.model.embed_tokens, EMBEDDING)
         for index, layer in enumerate(self._model.model.layers):
             self._watch(layer.input_layernorm, f"layers.{index}.attention_norm")

@@ -72,7 +72,7 @@ class ProbedGraph:
             )
         extra = [probe.name for probe in probes if probe.name not in present]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
-        self._session = _open_session(model, graph, threads)
+        self._session = open_session(model, graph, threads)
         self._cache_inputs = [
             value for value in self._session.get_inputs() if value.name.startswith("past_key_values.")
         ]
@@ -202,7 +202,8 @@ def _missing_values(model: onnx.ModelProto, names: list[str]) -> list[str]:
     return [name for name in names if name not in known]
 
 
-def _open_session(model: onnx.ModelProto, graph: Path, threads: int) -> onnxruntime.InferenceSession:
+def open_session(model: onnx.ModelProto, graph: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Opens a model whose weights lie in the files of a graph directory."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

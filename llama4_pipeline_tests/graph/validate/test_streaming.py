@@ -1,0 +1,56 @@
+"""Layer by layer finds what the whole finds."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.validate import validate_graph
+from llama4_pipeline.graph.validate.streaming import validate_in_layers
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+
+
+@pytest.mark.parametrize("form", ["portable_graph", "fused_graph"])
+def test_a_sound_graph_passes_at_the_bounds_of_the_whole(
+    form: str, checkpoint: Checkpoint, request: pytest.FixtureRequest
+) -> None:
+    report = validate_in_layers(checkpoint, request.getfixturevalue(form), lengths=(1, 40), batches=(1, 3))
+
+    assert report.passed, report.failures
+    assert [row.layer for row in report.layers] == [0, 1, 2, 3, -1, -1]
+    assert report.compared_tokens == 2 * (1 + 40) * (1 + 3)
+
+
+def test_the_same_blocks_are_compared_as_in_the_whole(checkpoint: Checkpoint, fused_graph: Path) -> None:
+    in_layers = validate_in_layers(checkpoint, fused_graph, lengths=(24,), batches=(1,))
+    whole = validate_graph(checkpoint, fused_graph, lengths=(24,), batches=(1,), greedy_tokens=0)
+
+    assert in_layers.passed and whole.passed
+    assert {(row.layer, row.block) for row in in_layers.rows} == {
+        (row.layer, row.block) for row in whole.rows
+    }
+
+
+def test_a_wrong_layer_is_named(checkpoint: Checkpoint, portable_graph: Path, tmp_path: Path) -> None:
+    for file in portable_graph.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensor = load_graph(tmp_path).graph.initializers["model.layers.2.feed_forward.router.weight"].const_value
+    data = np.memmap(tensor.path, np.float32, "r+", tensor.offset, (tensor.size,))
+    data[:] = data[::-1].copy()
+    data.flush()
+
+    report = validate_in_layers(checkpoint, tmp_path, lengths=(9,), batches=(1,))
+
+    assert not report.passed
+    assert (report.failures[0].layer, report.failures[0].block) == (2, "router_logits")
+
+
+def test_a_quantised_graph_is_measured(checkpoint: Checkpoint, fused_graph: Path, tmp_path: Path) -> None:
+    quantize_graph(fused_graph, tmp_path / "int8", precision="int8")
+
+    report = validate_in_layers(checkpoint, tmp_path / "int8", lengths=(9,), batches=(1,))
+
+    assert report.precision == "quantized"
+    assert report.layers[0].cosine > 0.99
