@@ -43,7 +43,7 @@ class Summary:
             self.error = max(self.error, outcome.logits_error)
             self.cosine = min(self.cosine, outcome.cosine)
             column = "fused" if outcome.form == "fused" else str(trial.opset)
-            for axis, value in (*trial.point, *_use_values(outcome)):
+            for axis, value in (*_values_that_matter(trial), *_use_values(outcome)):
                 cell = self._cells[axis, value, column]
                 cell.cases += 1
                 cell.error = max(cell.error, outcome.logits_error)
@@ -84,6 +84,12 @@ class Summary:
                 cells = [str(self._cells[axis, value, column]) for column in (*columns, "fused")]
                 lines.append(_line([axis, value, *cells]))
         return "\n".join([*lines, ""])
+
+
+def _values_that_matter(trial: Trial) -> list[tuple[str, str]]:
+    """The point without the axes that another one's value switches off."""
+    dense = ("MoE layers", "none") in trial.point
+    return [(axis, value) for axis, value in trial.point if not (dense and axis.startswith("experts"))]
 
 
 def _use_values(outcome: Outcome) -> list[tuple[str, str]]:

@@ -12,6 +12,8 @@ from llama4_pipeline.graph.validate.probes import FINAL_NORM, LOGITS
 from llama4_pipeline.graph.validate.uses import Case, Step
 
 _POSITION_BINS = 64
+_SHADES = ".:-=+*#%@"
+_FIRST_DECADE = -7
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,7 @@ class ValidationReport:
         }
 
     def to_markdown(self) -> str:
-        """A verdict, a table with a row per layer, the greedy continuations, and the failures."""
+        """A verdict, a table with a row per layer, the error by layer and position, greedy rows, failures."""
         verdict = "passed" if self.passed else f"FAILED ({len(self.failures)})"
         lines = [
             f"Validation of the {self.form} graph (opset {self.opset}, {self.precision}) "
@@ -182,6 +184,8 @@ class ValidationReport:
             f"batches {', '.join(map(str, self.batches))}, {self.seconds:.0f} s.",
             "",
             *self._table(),
+            "",
+            *self._map(),
             "",
         ]
         for row in self.greedy:
@@ -198,6 +202,21 @@ class ValidationReport:
         from llama4_pipeline.graph.validate.picture import draw_errors
 
         return draw_errors(self)
+
+    def _map(self) -> list[str]:
+        """The error by layer and position in characters, a decade each."""
+        _, binned = position_bins(self.error_by_position)
+        labels = [row_label(row) for row in self.layers]
+        width = max(map(len, labels))
+        lines = [
+            f"{label:>{width}} |{''.join(map(_shade, row))}|"
+            for label, row in zip(labels, binned.tolist(), strict=True)
+        ]
+        last = self.error_by_position.shape[1] - 1
+        legend = (
+            f"Error by layer and position (0 to {last}); '{_SHADES[0]}' is below 1e-07, then a decade each: "
+        )
+        return [legend + f"'{_SHADES[1:]}'.", "", "```", *lines, "```"]
 
     def _table(self) -> list[str]:
         routers = {row.layer: row for row in self.routers}
@@ -244,6 +263,14 @@ def position_bins(errors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     filled = np.where(np.isnan(errors), -1.0, errors)
     binned = np.maximum.reduceat(filled, edges, axis=1)
     return edges, np.where(binned < 0, np.nan, binned)
+
+
+def _shade(error: float) -> str:
+    """One character for an error; blank where nothing was compared."""
+    if np.isnan(error):
+        return " "
+    decade = np.log10(min(max(error, 1e-30), 1e30)) - _FIRST_DECADE
+    return _SHADES[int(np.clip(np.floor(decade) + 1, 0, len(_SHADES) - 1))]
 
 
 def _line(cells: Sequence[str]) -> str:

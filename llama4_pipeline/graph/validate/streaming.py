@@ -186,6 +186,8 @@ def _one_layer(checkpoint: Checkpoint, index: int) -> Checkpoint:
     config = dict(checkpoint.text_config) | {
         "vocab_size": 1,
         "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
         "num_hidden_layers": 1,
         "no_rope_layers": [int(layer.uses_rope)],
         "moe_layers": [0] if layer.is_moe else [],

@@ -56,6 +56,9 @@ def test_report_as_json_markdown_and_picture(report: ValidationReport) -> None:
     assert len(plain["error_by_position"]["error"]) == len(report.layers)
     table = [line for line in report.to_markdown().splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(report.layers)
+    error_map = report.to_markdown().split("```")[1].strip().splitlines()
+    assert [line.split("|")[0].strip() for line in error_map] == ["0", "1", "2", "3", "final norm", "logits"]
+    assert {len(line.split("|")[1]) for line in error_map} == {64}
     assert report.to_png().startswith(b"\x89PNG")
 
 
