@@ -15,14 +15,12 @@ _GRAPH_BITS = {
     "int4_graph": (4.625, 5.125),
 }
 _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
-_STREAM_BYTES = 2 << 30  # a stage that passes weights through in pieces, beside the pieces
 _ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
 _BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
+_VALIDATED = {"validated_graph", "simplified_graph", "optimized_graph"}
 _STREAMED = {
     "exported_graph",
-    "simplified_graph",
-    "optimized_graph",
     "fp16_graph",
     "int8_graph",
     "int4_graph",
@@ -70,24 +68,31 @@ def needs(demand: Demand, stage: str) -> Needs:
 def conversion_needs(graph_bytes: int, precision: str) -> Needs:
     """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4"."""
     _, bits = _GRAPH_BITS[f"{precision}_graph"]
-    return Needs(_STREAM_BYTES + 3 * _BLOCK_BYTES, math.ceil(graph_bytes / 32 * bits))
+    return Needs(_PROCESS_BYTES + 3 * _BLOCK_BYTES, math.ceil(graph_bytes / 32 * bits))
+
+
+def whole_validation_bytes(architecture: Architecture) -> int:
+    """Memory to hold PyTorch's model and ONNX Runtime's side by side, in float32."""
+    return _PROCESS_BYTES + 2 * architecture.parameters() * _GRAPH_BYTES
 
 
 def _memory(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
     stored = parameters * _DTYPE_BYTES[demand.dtype]
-    full = parameters * _GRAPH_BYTES
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
     if stage == "pytorch_baseline":
         return _PROCESS_BYTES + stored + cache
-    if stage == "validated_graph":  # PyTorch and ONNX Runtime side by side, in float32
-        return _PROCESS_BYTES + 2 * full
-    if stage == "benchmarks":  # one engine at a time
-        return _PROCESS_BYTES + max(full, stored) + cache
+    if (
+        stage in _VALIDATED
+    ):  # one layer at least: PyTorch's in float32, then ONNX Runtime's with a packed copy
+        layer = _largest_layer(demand.architecture) * _GRAPH_BYTES
+        return min(whole_validation_bytes(demand.architecture), _PROCESS_BYTES + 2 * layer)
+    if stage == "benchmarks":  # one engine at a time; what does not fit is a row that says so
+        return _PROCESS_BYTES + _disk(demand, "int4_graph") + cache
     if stage in _STREAMED:
-        return _STREAM_BYTES + 3 * _largest_piece(demand)
+        return _PROCESS_BYTES + 3 * _largest_piece(demand)
     return _PROCESS_BYTES
 
 
@@ -102,6 +107,16 @@ def _disk(demand: Demand, stage: str) -> float:
 
 def _expert_stacks(architecture: Architecture) -> list[tuple[int, ...]]:
     return [shape for shape in architecture.checkpoint_tensors().values() if len(shape) == 3]
+
+
+def _largest_layer(architecture: Architecture) -> int:
+    """Weights of the largest layer."""
+    weights: dict[str, int] = {}
+    for name, shape in architecture.checkpoint_tensors().items():
+        if name.startswith("model.layers."):
+            layer = name.split(".")[2]
+            weights[layer] = weights.get(layer, 0) + math.prod(shape)
+    return max(weights.values())
 
 
 def _largest_piece(demand: Demand) -> int:

@@ -12,6 +12,7 @@ from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.artifacts.recipe import Recipe, library_versions
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device
+from llama4_pipeline.preflight import require
 from llama4_pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         anew: Make it even if it is there, for a new measurement.
 
     Raises:
-        InputError: An input was never made, is gone or damaged; or the disk is full.
+        InputError: An input was never made, is gone or damaged; memory or disk is short; or the disk is full.
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     sources = {name: store.input_of(model.name, name) for name in stage.inputs}
@@ -63,6 +64,9 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
     def make(out: Path) -> Mapping[str, Any]:
         reasons.append("measured anew" if anew else _why(store, recipe))
         _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
+        needed = model.needs(stage.name)
+        if needed:
+            require(f"{stage.name} of {model.name}", needed, out)
         build = _function(stage.build)
         return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
 

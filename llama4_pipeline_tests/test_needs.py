@@ -46,6 +46,12 @@ def test_streamed_stages_do_not_grow_with_depth() -> None:
     )
 
 
+def test_validation_needs_no_more_than_a_layer_of_a_large_model() -> None:
+    for stage in ("validated_graph", "simplified_graph", "optimized_graph"):
+        assert CATALOG["7b"].needs(stage).memory_bytes < 4 * GIB
+        assert CATALOG["7b"].needs(stage).memory_bytes < CATALOG["70b"].needs(stage).memory_bytes < 16 * GIB
+
+
 def test_a_running_model_holds_its_weights_and_its_cache() -> None:
     model = CATALOG["7b"]
     cache = model.architecture.kv_cache_bytes((128 + 16) * 8)

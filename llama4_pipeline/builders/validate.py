@@ -43,10 +43,10 @@ def check_graph(checkpoint: Path, graph: Path, validation: Mapping[str, Any]) ->
     Raises:
         GraphRejected: It does not match PyTorch.
     """
-    from llama4_pipeline.graph.validate import validate_graph
+    from llama4_pipeline.graph.validate import validate_within_memory
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-    report = validate_graph(Checkpoint.open(checkpoint), graph, **validation)
+    report = validate_within_memory(Checkpoint.open(checkpoint), graph, **validation)
     facts = {"validation": report.to_json()}
     if not report.passed:
         raise GraphRejected(f"the graph does not match PyTorch: {report.failures[0]}", facts)

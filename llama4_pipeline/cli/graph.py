@@ -126,10 +126,10 @@ def validate(
     checkpoint: str, graph: Path, lengths: tuple[int, ...] | Any, batch: tuple[int, ...], as_json: bool
 ) -> None:
     """Compare a graph with PyTorch; exit 1 past tolerance."""
-    from llama4_pipeline.graph.validate import validate_graph
+    from llama4_pipeline.graph.validate import validate_within_memory
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-    report = validate_graph(Checkpoint.open(checkpoint), graph, lengths=lengths, batches=batch)
+    report = validate_within_memory(Checkpoint.open(checkpoint), graph, lengths=lengths, batches=batch)
     show(report.to_json(), report.to_markdown(), as_json)
     if not report.passed:
         raise CheckFailed(

@@ -15,9 +15,12 @@ from typing import IO
 from pydantic import ValidationError
 
 from llama4_pipeline.errors import CheckFailed
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
+from llama4_pipeline.preflight import room
 from llama4_pipeline.progress import Progress
+from llama4_pipeline.report.units import format_bytes
 from llama4_pipeline.runtime.engines import available_cores, find_engine
 
 logger = logging.getLogger(__name__)
@@ -79,12 +82,13 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     """Runs one `bench` in a process of its own; its log lines pass through to ours.
 
     Returns:
-        The measurement; one with `unavailable` where the engine's library or device is missing.
+        The measurement; one with `unavailable` where the engine's library or device is missing, or its weights do
+        not fit into memory.
 
     Raises:
         CheckFailed: the process died or printed no measurement; with the end of what it said.
     """
-    reason = find_engine(request.engine).missing(request.device)
+    reason = find_engine(request.engine).missing(request.device) or _short_memory(request)
     if reason:
         logger.warning("%s is left out: %s", request.engine, reason)
         return request.unavailable(reason)
@@ -111,6 +115,23 @@ def measure_isolated(request: BenchRequest) -> Measurement:
         raise CheckFailed(
             f"bench of {request.engine} on {request.model} printed no measurement: {tail}"
         ) from error
+
+
+def _short_memory(request: BenchRequest) -> str | None:
+    """Why the weights do not fit into main memory; None where they do, or lie on a GPU."""
+    if request.device != "cpu":
+        return None
+    if request.graph:
+        weights = sum(file.stat().st_size for file in request.graph.glob("model.onnx*"))
+    elif request.checkpoint and (Path(request.checkpoint) / "config.json").is_file():
+        parameters = Checkpoint.open(request.checkpoint, with_weights=False).architecture.parameters()
+        weights = parameters * (4 if request.dtype == "float32" else 2)
+    else:
+        return None
+    free = room(Path.cwd()).memory_bytes
+    if weights <= free:
+        return None
+    return f"its weights take {format_bytes(weights)}, {format_bytes(free)} of memory are free"
 
 
 def measure_interleaved(requests: Sequence[BenchRequest], rounds: int = 1) -> list[Measurement]:

@@ -6,7 +6,9 @@ from threading import Timer
 import psutil
 import pytest
 
+from llama4_pipeline.catalog import find_model
 from llama4_pipeline.errors import CheckFailed
+from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
 from llama4_pipeline.metrics.isolated import BenchRequest, measure_interleaved, measure_isolated
 
 
@@ -29,6 +31,12 @@ def test_an_engine_that_is_missing_is_a_row_with_the_reason(tiny_random_checkpoi
     assert row.engine == "TensorRT-LLM"
     assert "not installed" in row.unavailable
     assert row.decode_latency_ms is None
+
+
+def test_a_model_that_does_not_fit_is_a_row_with_the_figures(tmp_path):
+    write_synthetic_checkpoint(tmp_path, find_model("maverick").config, seed=0, dtype="bfloat16")
+    row = measure_isolated(request(tmp_path))
+    assert row.unavailable.startswith("its weights take 1,603 GB, ")
 
 
 def test_a_process_that_fails_is_told_with_its_last_words(tmp_path):

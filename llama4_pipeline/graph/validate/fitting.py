@@ -1,0 +1,54 @@
+"""Whole where memory allows it, else layer by layer."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from llama4_pipeline.graph.validate.report import ValidationReport
+from llama4_pipeline.graph.validate.streaming import validate_in_layers
+from llama4_pipeline.graph.validate.sweep import Lengths
+from llama4_pipeline.graph.validate.validation import validate_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.needs import whole_validation_bytes
+from llama4_pipeline.preflight import room
+from llama4_pipeline.report.units import format_bytes
+
+logger = logging.getLogger(__name__)
+
+
+def validate_within_memory(
+    checkpoint: Checkpoint,
+    graph: Path,
+    *,
+    lengths: Lengths = "default",
+    batches: Sequence[int] = (1, 2, 4, 8),
+    greedy_tokens: int = 64,
+) -> ValidationReport:
+    """Validates with both models in memory, or, where they do not fit, with one layer of each.
+
+    Layer by layer there are no greedy continuations, and the inner values of all layers are kept, so a sweep
+    (`default`, `all`) becomes two short lengths at two batches. The log says which way was taken.
+
+    Args:
+        checkpoint: What the graph was made from.
+        graph: Directory with model.onnx.
+        lengths: As for `validate_graph`.
+        batches: Numbers of rows.
+        greedy_tokens: As for `validate_graph`.
+
+    Raises:
+        InputError: As `validate_graph`.
+    """
+    needed, there = whole_validation_bytes(checkpoint.architecture), room(graph).memory_bytes
+    if needed <= there:
+        return validate_graph(
+            checkpoint, graph, lengths=lengths, batches=batches, greedy_tokens=greedy_tokens
+        )
+    logger.info(
+        "validation of both models as a whole needs %s of memory, %s are free: one layer of each at a time",
+        format_bytes(needed),
+        format_bytes(there),
+    )
+    if isinstance(lengths, str):
+        return validate_in_layers(checkpoint, graph)
+    return validate_in_layers(checkpoint, graph, lengths=lengths, batches=batches)
