@@ -18,6 +18,7 @@ _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
 _ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
 _BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
+_MEASURED = {"pytorch_baseline", "benchmarks"}
 _VALIDATED = {"validated_graph", "simplified_graph", "optimized_graph"}
 _STREAMED = {
     "exported_graph",
@@ -29,10 +30,21 @@ _STREAMED = {
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes of memory while a stage runs, and of disk for what it leaves."""
+    """Bytes of memory while a stage runs, and of disk for what it leaves.
+
+    Attributes:
+        memory_bytes: Main memory, where the stage computes on the CPU.
+        disk_bytes: What it leaves.
+        device_bytes: Memory of the GPU, where it computes there; main memory then holds the process alone.
+    """
 
     memory_bytes: int
     disk_bytes: int
+    device_bytes: int = 0
+
+    def on_gpu(self) -> "Needs":
+        """The needs of the same stage where it computes on the GPU."""
+        return Needs(min(self.memory_bytes, _PROCESS_BYTES), self.disk_bytes, self.device_bytes)
 
 
 @dataclass(frozen=True)
@@ -62,7 +74,9 @@ def needs(demand: Demand, stage: str) -> Needs:
         demand: The model.
         stage: Name of a stage of the pipeline; one that handles no weights needs a process only.
     """
-    return Needs(math.ceil(_memory(demand, stage)), math.ceil(_disk(demand, stage)))
+    memory = math.ceil(_memory(demand, stage))
+    device = memory - _PROCESS_BYTES if stage in _MEASURED else 0
+    return Needs(memory, math.ceil(_disk(demand, stage)), device)
 
 
 def conversion_needs(graph_bytes: int, precision: str) -> Needs:

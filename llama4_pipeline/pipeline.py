@@ -66,7 +66,8 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
         needed = model.needs(stage.name)
         if needed:
-            require(f"{stage.name} of {model.name}", needed, out)
+            on_gpu = stage.may_use_gpu and device.name == "cuda"
+            require(f"{stage.name} of {model.name}", needed, out, on_gpu=on_gpu)
         build = _function(stage.build)
         return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
 

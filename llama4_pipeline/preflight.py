@@ -8,6 +8,7 @@ from pathlib import Path
 import psutil
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.metrics.memory import device_free_bytes
 from llama4_pipeline.needs import Needs
 from llama4_pipeline.report.units import format_bytes
 
@@ -35,18 +36,26 @@ def room(directory: Path) -> Room:
     return Room(memory, shutil.disk_usage(place).free)
 
 
-def require(what: str, needs: Needs, directory: Path) -> None:
+def require(what: str, needs: Needs, directory: Path, *, on_gpu: bool = False) -> None:
     """Refuses work that cannot come to its end.
 
     Args:
         what: names the work in the message.
         needs: its memory and disk.
         directory: where it writes.
+        on_gpu: whether it computes on the GPU, so that weights lie in its memory.
 
     Raises:
         InputError: memory or disk is short; with the figures.
     """
     there = room(directory)
+    if on_gpu:
+        needs, free = needs.on_gpu(), device_free_bytes()
+        if needs.device_bytes > free:
+            raise InputError(
+                f"{what} needs {format_bytes(needs.device_bytes)} of device memory, {format_bytes(free)} are free; "
+                "end what else runs on the GPU, or take a larger one"
+            )
     if needs.memory_bytes > there.memory_bytes:
         raise InputError(
             f"{what} needs {format_bytes(needs.memory_bytes)} of memory, {format_bytes(there.memory_bytes)} are free; "

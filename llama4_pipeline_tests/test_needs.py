@@ -57,3 +57,10 @@ def test_a_running_model_holds_its_weights_and_its_cache() -> None:
     cache = model.architecture.kv_cache_bytes((128 + 16) * 8)
     weights = model.architecture.parameters() * 2
     assert model.needs("pytorch_baseline").memory_bytes == GIB + weights + cache
+
+
+def test_on_a_gpu_the_weights_lie_in_its_memory() -> None:
+    need = CATALOG["7b"].needs("pytorch_baseline")
+    assert need.on_gpu().memory_bytes == GIB
+    assert need.on_gpu().device_bytes == need.memory_bytes - GIB
+    assert CATALOG["7b"].needs("int4_graph").device_bytes == 0

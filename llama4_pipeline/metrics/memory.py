@@ -67,8 +67,21 @@ class _NvmlMemory(ctypes.Structure):
     _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
 
 
+def device_free_bytes() -> int:
+    """Memory of the first GPU that nobody uses.
+
+    Raises:
+        InputError: the NVIDIA driver does not answer.
+    """
+    return int(_device_memory().free)
+
+
 def _device_used_bytes() -> int:
-    """Used memory of the first GPU, from NVIDIA's management library: no CUDA context of ours distorts it."""
+    return int(_device_memory().used)
+
+
+def _device_memory() -> _NvmlMemory:
+    """Memory of the first GPU, from NVIDIA's management library: no CUDA context of ours distorts it."""
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError as error:
@@ -81,4 +94,4 @@ def _device_used_bytes() -> int:
     )
     if failed:
         raise InputError(f"NVIDIA's management library answers error {failed}; check the driver")
-    return int(memory.used)
+    return memory
