@@ -1,8 +1,8 @@
 """Rows in order: what GroupQueryAttention needs to serve padded rows, computed once for all layers.
 
 The operator keeps each row of its cache without holes: row b holds its n_b real tokens at slots 0 .. n_b - 1. So new
-tokens enter with the real ones first: a row that is padded on the left by p turns by p. Logits leave in the caller's
-order. A pad behind the real tokens is written to a slot that the next token overwrites, and no real token sees it.
+tokens enter with the real ones of each row first, wherever its pads are, and logits leave in the caller's order. A pad
+behind the real tokens is written to a slot that the next token overwrites, and no real token sees it.
 """
 
 from collections.abc import Callable
@@ -71,31 +71,27 @@ class Rows:
         return self._once("seqlens_k", make)
 
     @property
-    def padding(self) -> ir.Value:
-        """Pads in front of the new tokens of each row, int64 [B, 1]."""
+    def turn(self) -> ir.Value:
+        """Where in the caller's row the s-th token in order stands, int64 [B, S]: real ones first, then pads."""
 
         def make() -> ir.Value:
             ints = self._rewriter.ints
             recent = self._op("Slice", [self._mask, self._op("Neg", [self.new]), ints(_END), ints(1)])
-            return self._op("ArgMax", [recent], {"axis": 1, "keepdims": 1})
+            rank = self._op("Sub", [self._op("Mul", [recent, self.new]), self._counting])
+            return self._rewriter.preamble.op_multi_out(
+                "TopK", [rank, self.new], {"axis": -1}, num_outputs=2
+            )[1]
 
-        return self._once("padding", make)
-
-    @property
-    def turn(self) -> ir.Value:
-        """Where in the caller's row the s-th token in order stands, int64 [B, S]."""
-        return self._once(
-            "turn", lambda: self._op("Mod", [self._op("Add", [self._counting, self.padding]), self.new])
-        )
+        return self._once("turn", make)
 
     @property
     def turn_back(self) -> ir.Value:
         """Where in the ordered row the caller's s-th token stands, int64 [B, S, 1]."""
 
         def make() -> ir.Value:
-            back = self._op("Add", [self._op("Sub", [self._counting, self.padding]), self.new])
-            index = self._op("Mod", [back, self.new])
-            return self._op("Unsqueeze", [index, self._rewriter.ints(2)])
+            counted = self._op("Expand", [self._counting, self._op("Shape", [self.turn])])
+            back = self._op("ScatterElements", [self.turn, self.turn, counted], {"axis": 1})
+            return self._op("Unsqueeze", [back, self._rewriter.ints(2)])
 
         return self._once("turn_back", make)
 

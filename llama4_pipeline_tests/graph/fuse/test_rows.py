@@ -28,6 +28,15 @@ def test_right_padded_rows_continue_past_their_padding(fused_graph: Path, checkp
     assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
 
 
+def test_holes_in_the_first_prompt(fused_graph: Path, checkpoint: Checkpoint) -> None:
+    ids, mask = random_ids(checkpoint, 3, 30), np.ones((3, 30), np.int64)
+    mask[0, 3:9] = mask[1, [0, 1, 5, 20]] = mask[2, 11:24] = 0
+
+    logits = Session(fused_graph).in_pieces(ids, mask, [24, *[1] * 6])
+
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_one_row_in_any_pieces(fused_graph: Path, checkpoint: Checkpoint, data: st.DataObject) -> None:
