@@ -5,8 +5,8 @@ The optimise stage swaps each call for ONNX Runtime's kernel. Shapes are those o
 """
 
 import onnx_ir as ir
-from onnxscript import script, values
 from onnxscript import opset18 as op
+from onnxscript import script, values
 
 DOMAIN = "llama4"
 VERSION = 1
