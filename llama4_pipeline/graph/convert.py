@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import torch
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph, save_graph
@@ -227,12 +228,13 @@ def _blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
 
 
 def _in_range(weights: np.ndarray, name: str) -> np.ndarray:
-    largest = max(float(weights.max()), -float(weights.min()))
+    wide = weights.astype(np.float32, copy=False)
+    largest = max(float(wide.max()), -float(wide.min()))
     if not largest <= _LARGEST:
         raise InputError(
             f"{name} holds {largest:g}, beyond float16's {_LARGEST:g}: keep this model in float32"
         )
-    return weights.astype(np.float16)
+    return torch.from_numpy(wide).to(torch.float16).numpy()  # numpy rounds the same, one by one
 
 
 def _initializer_bytes(graph: ir.Graph) -> int:

@@ -18,7 +18,7 @@ from llama4_pipeline.graph.quantize.weights import Weight
 
 logger = logging.getLogger(__name__)
 
-SENSITIVITY_TOKENS = 2048  # that each group's rounding is judged on
+SENSITIVITY_TOKENS = 1024  # that each group's rounding is judged on
 _MEASURED = Scheme(bits=4, block_size=64, symmetric=False)
 _SHARES: Mapping[
     Scheme, float
