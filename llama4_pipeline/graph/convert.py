@@ -228,7 +228,7 @@ def _blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
 
 
 def _in_range(weights: np.ndarray, name: str) -> np.ndarray:
-    wide = weights.astype(np.float32, copy=False)
+    wide = weights.astype(np.float32)
     largest = max(float(wide.max()), -float(wide.min()))
     if not largest <= _LARGEST:
         raise InputError(

@@ -1,11 +1,13 @@
 """Exports Scout's real dimensions through the command line under a limit of memory; writes docs/large-models.md."""
 
 import argparse
+import json
 import logging
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
-from llama4_pipeline_tests.large.cases import CASES, Case
+from llama4_pipeline_tests.large.cases import CASES
 from llama4_pipeline_tests.large.page import write_page
 from llama4_pipeline_tests.large.run import Figures, run_case
 
@@ -23,17 +25,31 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    measured: list[tuple[Case, Figures]] = []
+    measured = _measured_before(asked.page) if asked.only else {}
+    broken = []
     for case in CASES:
         if asked.only in case.name:
-            _logger.info("%s: %s", case.name, case.command("CHECKPOINT", "OUT"))
-            measured.append((case, run_case(case, asked.scratch)))
-            _logger.info("%s", measured[-1][1])
-            write_page(asked.page, measured)
-    broken = [fault for case, figures in measured for fault in case.faults(figures)]
+            _logger.info("%s: %s", case.name, " ".join(case.command("CHECKPOINT", "GRAPH")))
+            measured[case.name] = run_case(case, asked.scratch)
+            broken += case.faults(measured[case.name])
+            write_page(asked.page, [(each, measured[each.name]) for each in CASES if each.name in measured])
+            _record(asked.page).write_text(
+                json.dumps({name: asdict(row) for name, row in measured.items()}, indent=1)
+            )
     for fault in broken:
         _logger.error("%s", fault)
     return 1 if broken else 0
+
+
+def _measured_before(page: Path) -> dict[str, Figures]:
+    """The figures on the page that are not measured anew."""
+    if not _record(page).is_file():
+        return {}
+    return {name: Figures(**row) for name, row in json.loads(_record(page).read_text()).items()}
+
+
+def _record(page: Path) -> Path:
+    return page.with_suffix(".json")
 
 
 if __name__ == "__main__":

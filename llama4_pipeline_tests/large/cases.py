@@ -1,7 +1,7 @@
 """What is exported, and within which bounds."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama4_pipeline.catalog import load_catalog
 
@@ -14,15 +14,17 @@ LIMIT_BYTES = 6 * GIB
 
 @dataclass(frozen=True)
 class Case:
-    """One export.
+    """One command, an export or a validation.
 
     Attributes:
         name: for the table.
         model: of the catalog; its weights are synthetic, bfloat16.
         layers: instead of the model's own number; None keeps it.
-        options: of `llama4-pipeline export`.
+        options: of `llama4-pipeline export`, or of `validate`, which comes behind an export in float32.
         seconds: bound on the wall time of the command; None for none.
         peak_bytes: bound on its peak resident memory.
+        limit_bytes: hard limit on its private memory.
+        verb: "export" or "validate".
     """
 
     name: str
@@ -31,20 +33,18 @@ class Case:
     options: tuple[str, ...]
     seconds: float | None
     peak_bytes: int
+    limit_bytes: int = LIMIT_BYTES
+    verb: Literal["export", "validate"] = "export"
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `Llama4TextConfig`."""
         changes = {} if self.layers is None else {"num_hidden_layers": self.layers}
         return load_catalog()[self.model].config | changes
 
-    @property
-    def with_weights(self) -> bool:
-        """Whether weights are written."""
-        return "--no-weights" not in self.options
-
-    def command(self, checkpoint: str, out: str) -> list[str]:
-        """The command line, after the interpreter."""
-        return ["llama4-pipeline", "export", "--checkpoint", checkpoint, "--out", out, *self.options]
+    def command(self, checkpoint: str, graph: str) -> list[str]:
+        """The command line."""
+        where = {"export": "--out", "validate": "--graph"}[self.verb]
+        return ["llama4-pipeline", self.verb, "--checkpoint", checkpoint, where, graph, *self.options]
 
     def faults(self, figures: "Figures") -> list[str]:
         """The bounds that were broken."""
@@ -70,4 +70,14 @@ CASES = (
     Case("Scout, 4 layers, INT4", "scout", 4, ("--precision", "int4"), None, _STREAM_PEAK),
     Case("Scout, 4 layers, INT8", "scout", 4, ("--precision", "int8"), None, _STREAM_PEAK),
     Case("Scout, 4 layers, FP16", "scout", 4, ("--precision", "fp16"), None, _STREAM_PEAK),
+    Case(
+        "mini, validated layer by layer",
+        "mini",
+        None,
+        ("--lengths", "33", "--batch", "1"),
+        None,
+        2 * GIB,
+        3 * GIB,
+        "validate",
+    ),
 )

@@ -27,8 +27,11 @@ dimensions (hidden 5120, 16 experts of 8192, vocabulary 202048; Maverick: 128 ex
 demand: a safetensors checkpoint is read from disk instead. INT4 and INT8 are by round to nearest. Time is that of the
 whole command, start of Python and trace included.
 
-| model | parameters | input | output | time | peak memory | weights/s | weights per CPU second |
-|---|---|---|---|---|---|---|---|
+The last row is `validate` of a float32 graph where both models as a whole (8.6 GB and the process) do not fit into its
+limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
+
+| model | parameters | input | output | time | CPU time | peak memory | weights/s | weights per CPU second |
+|---|---|---|---|---|---|---|---|---|
 """
 
 _TAIL = """
@@ -42,8 +45,9 @@ The commands (a checkpoint directory here holds `config.json` and `synthetic_wei
 """
 
 _BUSY = (
-    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started, and "
-    "these ran at low priority. Times are upper bounds; CPU seconds (of both cores together) tell what the work costs."
+    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started, and\n"
+    "these ran at low priority. Times are upper bounds; CPU time (of both cores together) tells what the work costs:\n"
+    "on two free cores the stream runs at up to twice the weights per CPU second."
 )
 _IDLE = "The machine was otherwise idle."
 
@@ -61,15 +65,16 @@ def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
     load = sum(figures.load for _, figures in measured) / len(measured)
     tail = _TAIL.format(
         busy=_BUSY.format(load=load) if load > 0.5 else _IDLE,
-        commands="\n".join(f"    {' '.join(case.command(case.model, 'OUT'))}" for case, _ in measured),
+        commands="\n".join(f"    {' '.join(case.command(case.model, 'GRAPH'))}" for case, _ in measured),
     )
     page.parent.mkdir(exist_ok=True)
     page.write_text(head + "".join(_row(case, figures) for case, figures in measured) + tail)
 
 
 def _row(case: Case, figures: Figures) -> str:
+    streams = case.verb == "export" and "--no-weights" not in case.options
     rates = ("", "")
-    if case.with_weights:
+    if streams:
         rates = (
             f"{format_number(figures.parameters / figures.seconds / 1e6)} M",
             f"{format_number(figures.parameters / figures.cpu_seconds / 1e6)} M",
@@ -77,9 +82,10 @@ def _row(case: Case, figures: Figures) -> str:
     cells = (
         case.name,
         f"{format_number(figures.parameters / 1e9)} B",
-        format_bytes(figures.input_bytes) if case.with_weights else "",
+        format_bytes(figures.input_bytes) if streams else "",
         format_bytes(figures.output_bytes),
         f"{figures.seconds:.0f} s",
+        f"{figures.cpu_seconds:.0f} s",
         f"{figures.peak_bytes / GIB:.2f} GiB",
         *rates,
     )

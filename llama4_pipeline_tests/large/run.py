@@ -1,4 +1,4 @@
-"""Runs one export in a process of its own under a hard limit of memory, and measures it as `/usr/bin/time -v` does."""
+"""Runs one command in a process of its own under a hard limit of memory, and measures it as `/usr/bin/time -v` does."""
 
 import os
 import resource
@@ -8,20 +8,23 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
-from llama4_pipeline_tests.large.cases import LIMIT_BYTES, Case
+from llama4_pipeline_tests.large.cases import Case
+
+_PROGRAM = (sys.executable, "-m", "llama4_pipeline.cli")
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What an export took.
+    """What a command took.
 
     Attributes:
         parameters: of the model.
         input_bytes: of the checkpoint's tensors.
-        output_bytes: of all files written.
+        output_bytes: of all files written, or of the graph that was validated.
         seconds: wall time of the whole command.
         cpu_seconds: of all its threads.
         peak_bytes: largest resident set (ru_maxrss).
@@ -38,7 +41,7 @@ class Figures:
 
 
 def run_case(case: Case, scratch: Path) -> Figures:
-    """Exports, measures, and deletes what was written.
+    """Runs the command, measures it, and deletes what was written.
 
     Raises:
         RuntimeError: the command failed.
@@ -47,11 +50,14 @@ def run_case(case: Case, scratch: Path) -> Figures:
         checkpoint, out = Path(root) / case.model, Path(root) / "onnx"
         write_synthetic_checkpoint(checkpoint, case.config(), seed=0, dtype="bfloat16")
         parameters = Checkpoint.open(checkpoint).architecture.parameters()
+        if case.verb == "validate":
+            export = ["export", "--checkpoint", str(checkpoint), "--out", str(out), "--form", "fused"]
+            subprocess.run([*_PROGRAM, *export], check=True)
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
         start = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "llama4_pipeline.cli", *case.command(str(checkpoint), str(out))[1:]],
-            preexec_fn=_limit_memory,
+            [*_PROGRAM, *case.command(str(checkpoint), str(out))[1:]],
+            preexec_fn=partial(_limit_memory, case.limit_bytes),
         )
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.monotonic() - start
@@ -70,6 +76,6 @@ def run_case(case: Case, scratch: Path) -> Figures:
         )
 
 
-def _limit_memory() -> None:
-    """All private memory that is written to; the mapped files of others are not ours to limit."""
-    resource.setrlimit(resource.RLIMIT_DATA, (LIMIT_BYTES, LIMIT_BYTES))
+def _limit_memory(limit_bytes: int) -> None:
+    """All private memory that is written to; mapped files, which the kernel can drop, are not in it."""
+    resource.setrlimit(resource.RLIMIT_DATA, (limit_bytes, limit_bytes))
