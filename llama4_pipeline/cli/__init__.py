@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _log_to_standard_error()
-    signal.signal(signal.SIGTERM, _end_on_signal)
+    before = signal.signal(signal.SIGTERM, _end_on_signal)
     try:
         commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(1, str(error))
     except (click.Abort, KeyboardInterrupt):
         return _fail(130, "interrupted")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
