@@ -21,6 +21,9 @@ Parameters = Callable[["ModelSpec", Device], dict[str, Any]]
 
 _RUNTIME = "onnxruntime|onnxruntime-gpu"
 _BENCH = ("llama4_pipeline.metrics.bench:bench",)
+_MEASURED_SENSITIVITY_PARAMETERS = (
+    4e9  # beyond it, the float model that sensitivity is measured on is too large
+)
 _REVALIDATED_LENGTHS = (1, 7, 129)
 
 
@@ -104,7 +107,9 @@ def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int4", "method": "k_quant"}
+    architecture = model.architecture
+    small = architecture is None or architecture.parameters() <= _MEASURED_SENSITIVITY_PARAMETERS
+    return {"precision": "int4", "method": "mixed" if model.has_trained_weights and small else "k_quant"}
 
 
 def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:

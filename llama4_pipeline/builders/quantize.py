@@ -9,17 +9,23 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     """Quantizes the optimized graph to integers.
 
     Args:
-        inputs: `optimized_graph` and `datasets`.
+        inputs: `optimized_graph` and `datasets`, whose calibration text the methods that ask for it look at.
         parameters: `precision` ("int8" or "int4") and `method`.
         out: The directory to fill.
 
     Returns:
         Sizes, errors by tensor, and what stayed in float.
     """
-    from llama4_pipeline.graph.quantize import quantize_graph
+    from llama4_pipeline.graph.quantize import METHODS, quantize_graph
+    from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
+    graph, method = inputs["optimized_graph"], parameters["method"]
+    calibration = None
+    if METHODS[method].needs_calibration:
+        calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", load_tokenizer(graph))
     report = quantize_graph(
-        inputs["optimized_graph"], out, precision=parameters["precision"], method=parameters["method"]
+        graph, out, precision=parameters["precision"], method=method, calibration=calibration
     )
     return {"quantize": report.to_json()}
 

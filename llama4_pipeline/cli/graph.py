@@ -213,14 +213,15 @@ def _conversion(
         from llama4_pipeline.graph.convert import convert_to_float16
 
         return convert_to_float16
-    from llama4_pipeline.graph.quantize import DEFAULT_METHOD, METHODS, quantize_graph
-
-    chosen = METHODS.get(method or DEFAULT_METHOD[precision])
-    if calibration and chosen and not chosen.needs_calibration:
-        raise InputError(f"--method {chosen.name} looks at weights only: leave out --calibration")
+    from llama4_pipeline.graph.quantize import quantize_graph
+    from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
     def convert(graph: Path, out: Path) -> _Report:
-        return quantize_graph(graph, out, precision=precision, method=method, block_size=block_size)
+        text = read_calibration(calibration, load_tokenizer(graph)) if calibration else None
+        return quantize_graph(
+            graph, out, precision=precision, method=method, block_size=block_size, calibration=text
+        )
 
     return convert
 
