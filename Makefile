@@ -8,7 +8,7 @@ EXTRAS ?= cpu,dev
 # without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
 TORCH_INDEX ?=
 UI_PORT ?= 3000
-# Where `make large` puts what it writes, about 25 GB for a while.
+# Where `make large` puts what it writes, about 30 GB for a while.
 LARGE_SCRATCH ?= /var/tmp
 
 BIN := .venv/bin

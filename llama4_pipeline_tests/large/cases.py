@@ -25,6 +25,7 @@ class Case:
         peak_bytes: bound on its peak resident memory.
         limit_bytes: hard limit on its private memory.
         verb: "export" or "validate".
+        shards: whether the checkpoint is written out as safetensors first; otherwise weights are made on demand.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Case:
     peak_bytes: int
     limit_bytes: int = LIMIT_BYTES
     verb: Literal["export", "validate"] = "export"
+    shards: bool = False
 
     def config(self) -> dict[str, Any]:
         """Keyword arguments of `Llama4TextConfig`."""
@@ -69,6 +71,15 @@ CASES = (
     Case("Scout, 1 layer, INT4", "scout", 1, ("--precision", "int4"), None, _STREAM_PEAK),
     Case("Scout, 4 layers, INT4", "scout", 4, ("--precision", "int4"), None, _STREAM_PEAK),
     Case("Scout, 4 layers, INT8", "scout", 4, ("--precision", "int8"), None, _STREAM_PEAK),
+    Case(
+        "Scout, 4 layers, INT4, from safetensors shards",
+        "scout",
+        4,
+        ("--precision", "int4"),
+        None,
+        _STREAM_PEAK,
+        shards=True,
+    ),
     Case("Scout, 4 layers, FP16", "scout", 4, ("--precision", "fp16"), None, _STREAM_PEAK),
     Case(
         "mini, validated layer by layer",

@@ -23,8 +23,8 @@ inference look at every graph before it is written.
 
 {date}, {cpu}, {cores} cores, {memory:.0f} GiB. Each command ran in a process of its own under a hard limit of
 {limit} GiB on private memory (RLIMIT_DATA); the peak is the largest resident set, as `/usr/bin/time -v` tells it. Real
-dimensions (hidden 5120, 16 experts of 8192, vocabulary 202048; Maverick: 128 experts), random bfloat16 weights made on
-demand: a safetensors checkpoint is read from disk instead. INT4 and INT8 are by round to nearest. Time is that of the
+dimensions (hidden 5120, 16 experts of 8192, vocabulary 202048; Maverick: 128 experts), random bfloat16 weights, made on
+demand but where shards on disk are named. INT4 and INT8 are by round to nearest. Time is that of the
 whole command, start of Python and trace included.
 
 The last row is `validate` of a float32 graph where both models as a whole (8.6 GB and the process) do not fit into its
@@ -41,7 +41,7 @@ The commands (a checkpoint directory here holds `config.json` and `synthetic_wei
 
 {commands}
 
-`make large` measures again and writes this page (about 25 GB of disk for a while; LARGE_SCRATCH=DIR chooses where).
+`make large` measures again and writes this page (about 30 GB of disk for a while; LARGE_SCRATCH=DIR chooses where).
 """
 
 _BUSY = (

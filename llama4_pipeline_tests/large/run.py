@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
+from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
 from llama4_pipeline_tests.large.cases import Case
 
 _PROGRAM = (sys.executable, "-m", "llama4_pipeline.cli")
@@ -50,6 +50,9 @@ def run_case(case: Case, scratch: Path) -> Figures:
         checkpoint, out = Path(root) / case.model, Path(root) / "onnx"
         write_synthetic_checkpoint(checkpoint, case.config(), seed=0, dtype="bfloat16")
         parameters = Checkpoint.open(checkpoint).architecture.parameters()
+        if case.shards:
+            synthetic, checkpoint = checkpoint, Path(root) / "shards"
+            write_shards(Checkpoint.open(synthetic), checkpoint)
         if case.verb == "validate":
             export = ["export", "--checkpoint", str(checkpoint), "--out", str(out), "--form", "fused"]
             subprocess.run([*_PROGRAM, *export], check=True)

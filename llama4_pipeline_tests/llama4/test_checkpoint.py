@@ -275,3 +275,11 @@ def test_a_hub_id_in_the_cache_is_opened(tiny_random_checkpoint: Path, tmp_path:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
     )
     assert result.stdout == "48\n"
+
+
+def test_without_weights_the_configuration_is_enough(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copyfile(tiny_random_checkpoint / "config.json", tmp_path / "config.json")
+    checkpoint = Checkpoint.open(tmp_path, with_weights=False)
+    assert checkpoint.weights.shape("model.embed_tokens.weight") == (131, 48)
+    with pytest.raises(ValueError, match="opened without weights"):
+        checkpoint.weights.read("model.embed_tokens.weight")
