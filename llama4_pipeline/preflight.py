@@ -10,7 +10,7 @@ import psutil
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.memory import device_free_bytes
 from llama4_pipeline.needs import Needs
-from llama4_pipeline.report.units import format_bytes
+from llama4_pipeline.units import format_bytes
 
 _CGROUP_FILES = (  # (limit, usage) of version 2 and version 1
     ("memory.max", "memory.current"),

@@ -14,7 +14,7 @@ from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
-from llama4_pipeline.report.units import format_bytes
+from llama4_pipeline.units import format_bytes
 
 if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint

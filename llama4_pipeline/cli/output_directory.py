@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.report.units import format_bytes
+from llama4_pipeline.units import format_bytes
 
 _SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
 # safetensors and C++ libraries put the system's words into exceptions of their own; numpy's tofile its own.

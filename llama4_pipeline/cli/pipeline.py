@@ -10,8 +10,8 @@ from llama4_pipeline.artifacts.location import artifacts_root
 from llama4_pipeline.cli.parameters import json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed
-from llama4_pipeline.report.units import format_bytes, format_number
 from llama4_pipeline.stages import STAGES
+from llama4_pipeline.units import format_bytes, format_number
 
 if TYPE_CHECKING:
     from llama4_pipeline.catalog import ModelSpec

@@ -1,7 +1,6 @@
 """Graphs on disk: `model.onnx` beside its weights, written piece by piece, read by memory map, shared by hard link."""
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.streamed_tensor import Advance, StreamedTensor
 from llama4_pipeline.progress import Progress
@@ -107,14 +107,6 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool, with_weights:
     with _replaced(places):
         proto = ir.serde.serialize_model(model)
     (out / MODEL_FILE).write_bytes(proto.SerializeToString())
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-links a file, or copies it where the file system cannot."""
-    try:
-        os.link(source.resolve(), target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _free_name(taken: set[str]) -> str:

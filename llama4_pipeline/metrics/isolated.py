@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import statistics
 import subprocess
 import sys
@@ -20,12 +21,13 @@ from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.preflight import room
 from llama4_pipeline.progress import Progress
-from llama4_pipeline.report.units import format_bytes
 from llama4_pipeline.runtime.engines import available_cores, find_engine
+from llama4_pipeline.units import format_bytes
 
 logger = logging.getLogger(__name__)
 
 _TAIL_LINES = 15
+_TIME_OF_DAY = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
 @dataclass(frozen=True)
@@ -161,4 +163,4 @@ def _median(measurements: Sequence[Measurement]) -> Measurement:
 def _relay(stream: IO[str], said: deque[str]) -> None:
     for line in stream:
         said.append(line.rstrip())
-        logger.info("%s", line.rstrip())
+        logger.info("%s", _TIME_OF_DAY.sub("", line.rstrip()))  # the line gets the time of this process's log

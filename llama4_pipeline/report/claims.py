@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.rows import Row, is_baseline
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 
 HOLDS, FAILS, OPEN = "holds", "does not hold", "not measured"
 

@@ -12,7 +12,7 @@ from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.claims import check_claims
 from llama4_pipeline.report.plots import PLOTS, Plot, row_color, to_svg
 from llama4_pipeline.report.rows import Row, is_baseline, table_rows, tables
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 
 
 @dataclass(frozen=True)

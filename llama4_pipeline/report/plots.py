@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from llama4_pipeline.metrics.measurement import Percentiles
 from llama4_pipeline.report.rows import Row
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 
 _WIDTH_INCHES = 5.4
 _INK = "#123456"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from llama4_pipeline.metrics.measurement import Measurement
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 
 RANDOM_WEIGHTS = "random weights"
 

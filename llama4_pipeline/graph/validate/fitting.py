@@ -11,7 +11,7 @@ from llama4_pipeline.graph.validate.validation import validate_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.needs import whole_validation_bytes
 from llama4_pipeline.preflight import room
-from llama4_pipeline.report.units import format_bytes
+from llama4_pipeline.units import format_bytes
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 import pytest
 
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 
 
 @pytest.mark.parametrize(
