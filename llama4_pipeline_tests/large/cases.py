@@ -72,7 +72,7 @@ CASES = (
     Case("Scout, 4 layers, INT4", "scout", 4, ("--precision", "int4"), None, _STREAM_PEAK),
     Case("Scout, 4 layers, INT8", "scout", 4, ("--precision", "int8"), None, _STREAM_PEAK),
     Case(
-        "Scout, 4 layers, INT4, from safetensors shards",
+        "Scout, 4 layers, shards on disk, INT4",
         "scout",
         4,
         ("--precision", "int4"),

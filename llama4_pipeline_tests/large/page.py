@@ -4,7 +4,7 @@ import datetime
 from pathlib import Path
 
 from llama4_pipeline.metrics.machine import describe_machine
-from llama4_pipeline.report.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.large.cases import GIB, LIMIT_BYTES, Case
 from llama4_pipeline_tests.large.run import Figures
 
@@ -45,9 +45,9 @@ The commands (a checkpoint directory here holds `config.json` and `synthetic_wei
 """
 
 _BUSY = (
-    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started, and\n"
-    "these ran at low priority. Times are upper bounds; CPU time (of both cores together) tells what the work costs:\n"
-    "on two free cores the stream runs at up to twice the weights per CPU second."
+    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started.\n"
+    "Times are upper bounds; CPU time (of both cores together) tells what the work costs: on two free cores the stream\n"
+    "runs at up to twice the weights per CPU second."
 )
 _IDLE = "The machine was otherwise idle."
 
