@@ -46,8 +46,8 @@ The commands (a checkpoint directory here holds `config.json` and `synthetic_wei
 
 _BUSY = (
     "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started.\n"
-    "Times are upper bounds; CPU time (of both cores together) tells what the work costs: on two free cores the stream\n"
-    "runs at up to twice the weights per CPU second."
+    "Times are upper bounds; CPU time (of both cores together) tells what the work costs: on two free cores the\n"
+    "stream runs at up to twice the weights per CPU second."
 )
 _IDLE = "The machine was otherwise idle."
 
