@@ -125,7 +125,7 @@ def _calibration(sections: Sequence[Section], samples: int) -> list[Sample]:
     of_tasks = round(samples * _CALIBRATION_TASK_SHARE)
     texts = [piece for text in documents(sections) for piece in pieces(text, _CALIBRATION_CHARACTERS)]
     examples = balanced(classify_examples(sections), of_tasks // 8)
-    examples += _evenly(summarise_examples(sections), of_tasks - len(examples))
+    examples += balanced(summarise_examples(sections), of_tasks // 8)
     chosen = _evenly(texts, samples - of_tasks) + [_as_text(example) for example in examples]
     unique = {content(sample): sample for sample in map(TextSample, chosen)}
     if len(unique) < FEWEST_CALIBRATION_SAMPLES:

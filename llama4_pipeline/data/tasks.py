@@ -4,7 +4,6 @@ Both are plain text that any tokenizer reads, and both are answered by a few gre
 answer follows the prompt after one space and fills its line.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,32 +28,26 @@ class Example:
 
 
 def summarise_examples(sections: Iterable[Section]) -> list[Example]:
-    """The beginning of a section's text, answered by the title in plain words, where the text has those words."""
-    examples = []
-    for section in sections:
-        passage = next(pieces(section.text, _PASSAGE_CHARACTERS))
-        title = plain_words(section.title)
-        if all(word in passage.lower() for word in title.split()):
-            examples.append(Example(passage, f"Text:\n{passage}\n\nTitle:", title))
-    return examples
+    """Passages of a section's text, answered by its headline: its kind, then its title in plain words."""
+    return [
+        Example(passage, f"Text:\n{passage}\n\nTitle:", f"{section.kind} {plain_words(section.title)}")
+        for section, passage in _passages(sections)
+    ]
 
 
 def classify_examples(sections: Iterable[Section]) -> list[Example]:
-    """Title and text of each section, answered by its kind; long kinds give an example for each passage."""
+    """Title and text of each section, answered by its kind."""
     return [
         Example(passage, f"Text:\n{passage}\n\nKind of {section.title}:", section.kind, KINDS)
-        for section in sections
-        for passage in islice(
-            pieces(section.text, _PASSAGE_CHARACTERS), None if section.kind in _LONG_KINDS else 1
-        )
+        for section, passage in _passages(sections)
     ]
 
 
 def balanced(examples: Sequence[Example], per_answer: int) -> list[Example]:
     """The same number of examples of each kind, evenly spread; those of a rare kind come again."""
     chosen = []
-    for answer in KINDS:
-        own = [example for example in examples if example.answer == answer]
+    for kind in KINDS:
+        own = [example for example in examples if _kind(example) == kind]
         stride = max(1, len(own) // per_answer)
         chosen.append(list(islice(cycle(own[::stride]), per_answer)))
     return [example for group in zip(*chosen, strict=True) for example in group]
@@ -69,12 +62,22 @@ def held_out_examples(splits: Splits, most: int) -> tuple[list[Example], list[Ex
     """
     read = " ".join(word for section in splits.train for word in section.text.split())
     classify = _unread(classify_examples(splits.tasks), read)
-    rarest = min(Counter(example.answer for example in classify).values())
     summarise = _unread(summarise_examples(splits.tasks), read)
-    return (
-        balanced(classify, min(rarest, most // len(KINDS))),
-        summarise[:: max(1, math.ceil(len(summarise) / most))],
-    )
+    rarest = min(Counter(_kind(example) for example in classify).values())
+    per_kind = min(rarest, most // len(KINDS))
+    return balanced(classify, per_kind), balanced(summarise, per_kind)
+
+
+def _passages(sections: Iterable[Section]) -> Iterator[tuple[Section, str]]:
+    """The beginning of each section; sections of the rare, long kinds give each of their passages."""
+    for section in sections:
+        most = None if section.kind in _LONG_KINDS else 1
+        for passage in islice(pieces(section.text, _PASSAGE_CHARACTERS), most):
+            yield section, passage
+
+
+def _kind(example: Example) -> str:
+    return example.answer.split()[0]
 
 
 def pieces(text: str, characters: int) -> Iterator[str]:

@@ -41,7 +41,7 @@ class TrainingPlan:
         text_tokens: Tokens of running text a step: rows of `row_tokens`, in every fourth step one long row.
         row_tokens: Length of a row; longer than an attention chunk, so that training crosses its border.
         task_tokens: Tokens of task examples a step, padding included.
-        classify_examples_per_kind: Examples of each kind of section in one round over the tasks.
+        examples_per_kind: Examples of each task and kind of section in one round over the tasks.
         learning_rate: At its height; it rises over the first steps and falls linearly to zero.
         answer_weight: Of the answers' loss, beside 1 for the loss of running text.
         balance_weight: Of the loss that keeps all experts in use.
@@ -53,7 +53,7 @@ class TrainingPlan:
     text_tokens: int = 1024
     row_tokens: int = 512
     task_tokens: int = 3072
-    classify_examples_per_kind: int = 700
+    examples_per_kind: int = 700
     learning_rate: float = 4e-3
     weight_decay: float = 0.1
     answer_weight: float = 2.0
@@ -164,8 +164,8 @@ class _Batches:
             [*tokens, tokenizer.eos_token_id]
             for tokens in tokenizer(documents(sections), verbose=False).input_ids
         ]
-        examples = summarise_examples(sections)
-        examples += balanced(classify_examples(sections), plan.classify_examples_per_kind)
+        examples = balanced(summarise_examples(sections), plan.examples_per_kind)
+        examples += balanced(classify_examples(sections), plan.examples_per_kind)
         self._examples = self._tokenized(examples)
         self.text_tokens_seen = self.task_tokens_seen = 0
 
