@@ -62,21 +62,23 @@ def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
     # A mount point cannot be replaced by a rename, and its neighbors are on another file system.
     root = target / ".llama4-pipeline" if target.is_mount() else target.parent / f".{target.name}"
     root = root.with_name(f"{root.name}.{secrets.token_hex(4)}")
+    made: list[Path] = []
     try:
-        if target.is_dir() and any(target.iterdir()):
-            raise InputError(f"--out {out} is not empty: name a new directory, or empty this one")
-        if target.exists() and not target.is_dir():
-            raise InputError(f"--out {out} is a file: name a new directory")
-        made = [parent for parent in root.parents if not parent.exists()]
-        root.mkdir(parents=True)
-    except OSError as error:
-        raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
-    try:
+        try:
+            if target.is_dir() and any(target.iterdir()):
+                raise InputError(f"--out {out} is not empty: name a new directory, or empty this one")
+            if target.exists() and not target.is_dir():
+                raise InputError(f"--out {out} is a file: name a new directory")
+            made = [parent for parent in root.parents if not parent.exists()]
+            root.mkdir(parents=True)
+        except OSError as error:
+            raise InputError(f"--out {out} cannot be made: {error.strerror}") from error
         yield root
-    finally:
-        shutil.rmtree(root)
+    finally:  # a signal may have come before the last directory was made
+        if root.exists():
+            shutil.rmtree(root)
         for parent in made:
-            if not any(parent.iterdir()):
+            if parent.exists() and not any(parent.iterdir()):
                 parent.rmdir()
 
 
