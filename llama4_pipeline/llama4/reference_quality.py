@@ -30,7 +30,7 @@ class ReferenceQuality:
         accuracy: Share of sections whose kind is right, greedily decoded.
         chance_accuracy: Of guessing.
         rouge_l: Mean ROUGE-L F-measure of greedily decoded titles.
-        chance_rouge_l: Of each title against the next section's title.
+        chance_rouge_l: Of other sections' titles, each kind as often.
         classify_examples, summarise_examples: Examples measured.
         expert_load: Share of the validation tokens that each expert takes, by MoE layer.
     """
@@ -71,9 +71,7 @@ def measure_quality(directory: Path, splits: Splits, examples: int, tokens: int)
             accuracy=_accuracy(model, tokenizer, classify),
             chance_accuracy=1 / len(KINDS),
             rouge_l=_rouge_l(titles, [example.answer for example in summarise]),
-            chance_rouge_l=_rouge_l(
-                [example.answer for example in summarise[1:]], [example.answer for example in summarise[:-1]]
-            ),
+            chance_rouge_l=_chance_rouge_l([example.answer for example in summarise]),
             classify_examples=len(classify),
             summarise_examples=len(summarise),
             expert_load=_expert_load(model, validation),
@@ -128,6 +126,12 @@ def _rouge_l(answers: list[str], references: list[str]) -> float:
         for answer, reference in zip(answers, references, strict=True)
     ]
     return sum(scores) / len(scores)
+
+
+def _chance_rouge_l(titles: list[str]) -> float:
+    """Of titles against the next ones: as kinds take turns, one of them is of the same kind, as in guessing."""
+    shifts = range(1, len(KINDS) + 1)
+    return sum(_rouge_l(titles[shift:] + titles[:shift], titles) for shift in shifts) / len(shifts)
 
 
 def _expert_load(model: Llama4ForCausalLM, tokens: torch.Tensor) -> dict[int, tuple[float, ...]]:
