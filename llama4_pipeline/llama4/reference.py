@@ -49,7 +49,7 @@ class TrainingPlan:
         quality_tokens: Tokens of validation text that perplexity is measured on, at most.
     """
 
-    steps: int = 260
+    steps: int = 320
     text_tokens: int = 1024
     row_tokens: int = 512
     task_tokens: int = 3072
