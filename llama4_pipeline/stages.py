@@ -116,7 +116,9 @@ def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {
         "model": model.name,
         "device": device.name,
-        "dtype": "float16" if device.name == "cuda" else model.dtype,  # PyTorch's: as transformers would load it
+        "dtype": "float16"
+        if device.name == "cuda"
+        else model.dtype,  # PyTorch's: as transformers would load it
         "benchmark": model.benchmark.model_dump(mode="json"),
         "trained": model.has_trained_weights,
     }
