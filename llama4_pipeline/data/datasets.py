@@ -49,11 +49,11 @@ class DataSources:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One file that was written: its samples, their tokens (0 without a tokenizer), and where they come from."""
+    """One file that was written: its samples, their tokens (None without a tokenizer), and where they come from."""
 
     file: str
     samples: int
-    tokens: int
+    tokens: int | None
     source: str
 
 
@@ -104,9 +104,9 @@ def build_datasets(
     report = {}
     for name, samples in datasets.items():
         write_samples(samples, out / f"{name}.jsonl")
-        tokens = _count_tokens(samples, tokenizer) if tokenizer else 0
+        tokens = _count_tokens(samples, tokenizer) if tokenizer else None
         report[name] = DataSet(f"{name}.jsonl", len(samples), tokens, origins[name])
-        logger.info("%s: %d samples, %d tokens, %s", name, len(samples), tokens, origins[name])
+        logger.info("%s: %d samples, %s", name, len(samples), origins[name])
     return DatasetsReport(report)
 
 
