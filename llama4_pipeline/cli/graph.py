@@ -121,15 +121,26 @@ def export(
     help="Numbers of tokens to compare at. default: borders and a sample; all: 1 to 2048.",
 )
 @click.option("--batch", type=Integers(), default="1,2,4,8", show_default=True, metavar="N,N,...")
+@click.option("--text", type=FILE, metavar="FILE", help="Compare every token of it too, and its expert.")
 @json_option
 def validate(
-    checkpoint: str, graph: Path, lengths: tuple[int, ...] | Any, batch: tuple[int, ...], as_json: bool
+    checkpoint: str,
+    graph: Path,
+    lengths: tuple[int, ...] | Any,
+    batch: tuple[int, ...],
+    text: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare a graph with PyTorch; exit 1 past tolerance."""
+    from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.graph.validate import validate_within_memory
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-    report = validate_within_memory(Checkpoint.open(checkpoint), graph, lengths=lengths, batches=batch)
+    source = Checkpoint.open(checkpoint)
+    tokens = read_calibration(text, source.load_tokenizer()).sequences if text else ()
+    report = validate_within_memory(
+        source, graph, lengths=lengths, batches=batch, text=[int(t) for piece in tokens for t in piece]
+    )
     show(report.to_json(), report.to_markdown(), as_json)
     if not report.passed:
         raise CheckFailed(

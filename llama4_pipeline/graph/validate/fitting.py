@@ -4,6 +4,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.validate.report import ValidationReport
 from llama4_pipeline.graph.validate.streaming import validate_in_layers
 from llama4_pipeline.graph.validate.sweep import Lengths
@@ -23,6 +24,7 @@ def validate_within_memory(
     lengths: Lengths = "default",
     batches: Sequence[int] = (1, 2, 4, 8),
     greedy_tokens: int = 64,
+    text: Sequence[int] = (),
 ) -> ValidationReport:
     """Validates with both models in memory, or, where they do not fit, with one layer of each.
 
@@ -35,14 +37,20 @@ def validate_within_memory(
         lengths: As for `validate_graph`.
         batches: Numbers of rows.
         greedy_tokens: As for `validate_graph`.
+        text: As for `validate_graph`.
 
     Raises:
-        InputError: As `validate_graph`.
+        InputError: As `validate_graph`; or there is a text and the models do not fit.
     """
     needed, there = whole_validation_bytes(checkpoint.architecture), room(graph).memory_bytes
     if needed <= there:
         return validate_graph(
-            checkpoint, graph, lengths=lengths, batches=batches, greedy_tokens=greedy_tokens
+            checkpoint, graph, lengths=lengths, batches=batches, greedy_tokens=greedy_tokens, text=text
+        )
+    if text:
+        raise InputError(
+            f"a text is compared with both models in memory, which needs {format_bytes(needed)} and "
+            f"{format_bytes(there)} are free: leave the text out, or free memory"
         )
     logger.info(
         "validation of both models as a whole needs %s of memory, %s are free: one layer of each at a time",

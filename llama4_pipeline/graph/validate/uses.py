@@ -1,6 +1,6 @@
 """The ways a decoder is used, as data: steps that PyTorch and the graph are both fed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -121,6 +121,14 @@ def make_case(
         for size, end in zip(sizes, ends, strict=True)
     )
     return Case(use, length, batch, padding, positions, steps)
+
+
+def text_cases(text: Sequence[int], window: int) -> Iterator[Case]:
+    """Every token of a text once: prefills of `window` tokens each, the last one shorter."""
+    for start in range(0, len(text), window):
+        ids = np.asarray(text[start : start + window], dtype=np.int64)[None]
+        step = Step(ids, np.ones_like(ids), np.arange(ids.shape[1])[None])
+        yield Case("prefill", ids.shape[1], 1, "none", "raw", (step,))
 
 
 def _padding_mask(size: int, batch: int, padding: Padding, rng: np.random.Generator) -> np.ndarray:

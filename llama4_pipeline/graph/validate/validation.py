@@ -27,7 +27,7 @@ from llama4_pipeline.graph.validate.probes import (
 from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot, ValidationReport
 from llama4_pipeline.graph.validate.sweep import LONGEST, Lengths, sweep_cases, sweep_lengths
 from llama4_pipeline.graph.validate.tally import Tally
-from llama4_pipeline.graph.validate.uses import Case, Step
+from llama4_pipeline.graph.validate.uses import Case, Step, text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.progress import Progress
 
@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 _LONGEST_PROMPT = 256
 _KEPT_FAILURES = 100
 _TOKENS = 32768
+_TEXT_WINDOW = 512
 
 
 def validate_graph(
@@ -46,6 +47,7 @@ def validate_graph(
     batches: Sequence[int] = (1, 2, 4, 8),
     greedy_tokens: int = 64,
     tokens: Sequence[int] | None = None,
+    text: Sequence[int] = (),
     tolerance: Tolerance | None = None,
     threads: int = 0,
     seed: int = 0,
@@ -64,6 +66,7 @@ def validate_graph(
         greedy_tokens: Length of the greedy continuations; 0 leaves them out.
         tokens: Ids that the cases are cut from; None takes English text, if the checkpoint has a tokenizer, and as many
             random ids behind it.
+        text: Ids of which every one is compared, in windows of 512, beside the cases: the expert that each token gets.
         tolerance: Bounds; None takes those of the graph's precision.
         threads: Of ONNX Runtime; 0 is one per core.
         seed: Of the sample of lengths and of the layout of the cases.
@@ -84,8 +87,9 @@ def validate_graph(
     bounds = tolerance or TOLERANCES[facts.precision]
     limit = facts.max_context or max(LONGEST, architecture.max_position_embeddings)
     resolved = sweep_lengths(architecture, lengths, limit, seed)
-    text = tokens if tokens is not None else _default_tokens(checkpoint, seed)
-    cases = list(sweep_cases(lengths, resolved, batches, tokens=text, max_context=limit, seed=seed))
+    ids = tokens if tokens is not None else _default_tokens(checkpoint, seed)
+    cases = list(sweep_cases(lengths, resolved, batches, tokens=ids, max_context=limit, seed=seed))
+    cases += text_cases(text, min(_TEXT_WINDOW, limit))
     oracle = Oracle(checkpoint.load_model("float32"))
     tally, failures = _compare_cases(checkpoint, oracle, graph, cases, bounds, threads)
     greedy: list[GreedyRow] = []
@@ -96,7 +100,7 @@ def validate_graph(
             prompt_lengths=_prompt_lengths(resolved),
             batches=sorted({min(batches), max(batches)}),
             new_tokens=greedy_tokens,
-            tokens=text,
+            tokens=ids,
             tolerance=bounds,
             max_context=limit,
             threads=threads,

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.validate.uses import PADDINGS, POSITIONS, USES, Case, make_case
+from llama4_pipeline.graph.validate.uses import PADDINGS, POSITIONS, USES, Case, make_case, text_cases
 
 TOKENS = range(100)
 
@@ -69,3 +69,13 @@ def test_second_turn_is_prompt_answer_prompt_answer() -> None:
 def test_what_does_not_fit_is_refused(length: int, batch: int) -> None:
     with pytest.raises(InputError, match=f"length {length}, batch {batch}"):
         make_case("prefill", length, batch, tokens=TOKENS, max_context=64)
+
+
+@given(st.integers(0, 200), st.integers(1, 64))
+def test_text_cases_hold_every_token_once(length: int, window: int) -> None:
+    text = list(range(length))
+
+    steps = [step for case in text_cases(text, window) for step in case.steps]
+
+    assert [int(token) for step in steps for token in step.input_ids[0]] == text
+    assert all(step.past == 0 and step.sequence <= window for step in steps)
