@@ -36,10 +36,9 @@ def fuse_experts(rewriter: Rewriter) -> int:
 
 def _single(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node) -> ir.Value:
     hidden, logits = call.inputs[:2]
-    top = nodes.op("ReduceMax", [logits, rewriter.ints(-1)])
+    top, chosen = nodes.op_multi_out("TopK", [logits, rewriter.ints(1)], {"axis": -1}, num_outputs=2)
     scaled = nodes.op("Mul", [hidden, nodes.op("Sigmoid", [top])])
-    flat = nodes.op("Reshape", [logits, rewriter.ints(-1, _experts(call))])
-    return _moe(nodes, call, scaled, flat)
+    return _moe(nodes, call, scaled, _choice(rewriter, nodes, call, chosen))
 
 
 def _several(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, k: int) -> ir.Value:
@@ -49,13 +48,21 @@ def _several(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, k: int) -> ir.
         "Split", [nodes.op("Sigmoid", [top])], {"axis": -1, "num_outputs": k}, num_outputs=k
     )
     choices = nodes.op_multi_out("Split", [chosen], {"axis": -1, "num_outputs": k}, num_outputs=k)
-    off_on = rewriter.constant("choice.off_on", ir.tensor([0.0, 1.0]))
     parts = []
     for score, choice in zip(scores, choices, strict=True):
-        chosen_only = nodes.op("OneHot", [choice, rewriter.ints(_experts(call)), off_on], {"axis": -1})
-        flat = nodes.op("Reshape", [chosen_only, rewriter.ints(-1, _experts(call))])
-        parts.append(_moe(nodes, call, nodes.op("Mul", [hidden, score]), flat))
+        scaled = nodes.op("Mul", [hidden, score])
+        parts.append(_moe(nodes, call, scaled, _choice(rewriter, nodes, call, choice)))
     return nodes.op("Sum", parts)
+
+
+def _choice(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, chosen: ir.Value) -> ir.Value:
+    """Router input [B S, E] that leaves the operator no choice: 1 at the chosen expert, 0 elsewhere.
+
+    Given the logits it would choose by their softmax, in which two close logits can round to one number.
+    """
+    off_on = rewriter.constant("choice.off_on", ir.tensor([0.0, 1.0]))
+    marked = nodes.op("OneHot", [chosen, rewriter.ints(_experts(call)), off_on], {"axis": -1})
+    return nodes.op("Reshape", [marked, rewriter.ints(-1, _experts(call))])
 
 
 def _moe(nodes: tape.Tape, call: ir.Node, scaled: ir.Value, logits: ir.Value) -> ir.Value:

@@ -22,12 +22,13 @@ def test_moe_layer_with_rope_has_these_nodes_and_no_other(fused_graph: Path) -> 
     assert _layer_nodes(fused_graph, 0) == {
         "MatMul": 5,  # qkv, o, router, gate and up of the shared expert, its down
         "Split": 3,  # value from query and key; query from key; gate from up
-        "Reshape": 3,  # heads for QK-norm and back; router logits by token
+        "Reshape": 3,  # heads for QK-norm and back; router's choice by token
         "RMSNormalization": 1,  # QK-norm
         "RotaryEmbedding": 1,
         "GroupQueryAttention": 1,
         "SkipSimplifiedLayerNormalization": 2,
-        "ReduceMax": 1,  # the chosen expert's logit
+        "TopK": 1,  # the chosen expert and its logit
+        "OneHot": 1,  # the choice, as the operator takes it
         "Sigmoid": 1,
         "Mul": 2,  # expert input scaled; gate times up
         "MoE": 1,
