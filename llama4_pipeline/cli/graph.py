@@ -152,7 +152,9 @@ def validate(
 @click.option("--graph", required=True, type=GraphDirectory(), metavar="DIR", help="Fused float graph.")
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
 @click.option("--precision", required=True, type=click.Choice(["fp16", *_QUANTIZED]))
-@click.option("--method", metavar="NAME", help="rtn, k_quant.  [default: rtn for int8, k_quant for int4]")
+@click.option(
+    "--method", metavar="NAME", help="rtn, k_quant, gptq, mixed.  [default: rtn for int8, k_quant for int4]"
+)
 @click.option("--calibration", type=FILE, metavar="FILE", help="Text, for methods that look at activations.")
 @click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
 @json_option
@@ -224,9 +226,13 @@ def _conversion(
         from llama4_pipeline.graph.convert import convert_to_float16
 
         return convert_to_float16
-    from llama4_pipeline.graph.quantize import quantize_graph
+    from llama4_pipeline.graph.quantize import DEFAULT_METHOD, quantize_graph
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.graph.quantize.rtn import RoundToNearest
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
+
+    if calibration and (method or DEFAULT_METHOD[precision]) == RoundToNearest.name:
+        raise InputError(f"--method {RoundToNearest.name} looks at weights only: leave out --calibration")
 
     def convert(graph: Path, out: Path) -> _Report:
         text = read_calibration(calibration, load_tokenizer(graph)) if calibration else None

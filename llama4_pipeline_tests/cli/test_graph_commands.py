@@ -141,6 +141,7 @@ def test_quantize(precision: str, fused: Path, tmp_path: Path, capsys: pytest.Ca
     [
         (["--precision", "int8", "--method", "guess"], ["guess", "rtn"]),
         (["--precision", "fp16", "--method", "rtn"], ["fp16", "--method"]),
+        (["--precision", "int8", "--calibration", __file__], ["rtn", "--calibration"]),
         (["--precision", "int4", "--method", "gptq"], ["gptq", "calibration"]),
     ],
 )
