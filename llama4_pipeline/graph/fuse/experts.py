@@ -28,31 +28,27 @@ def fuse_experts(rewriter: Rewriter) -> int:
     calls = rewriter.calls(*OPERATORS)
     for call in calls:
         nodes = tape.Tape()
-        k = call.attributes["experts_per_token"].as_int()
-        routed = _single(rewriter, nodes, call) if k == 1 else _several(rewriter, nodes, call, k)
-        rewriter.replace(call, nodes, [routed])
+        rewriter.replace(call, nodes, [_sum_of_chosen(rewriter, nodes, call)])
     return len(calls)
 
 
-def _single(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node) -> ir.Value:
+def _sum_of_chosen(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node) -> ir.Value:
     hidden, logits = call.inputs[:2]
-    top, chosen = nodes.op_multi_out("TopK", [logits, rewriter.ints(1)], {"axis": -1}, num_outputs=2)
-    scaled = nodes.op("Mul", [hidden, nodes.op("Sigmoid", [top])])
-    return _moe(nodes, call, scaled, _choice(rewriter, nodes, call, chosen))
-
-
-def _several(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, k: int) -> ir.Value:
-    hidden, logits = call.inputs[:2]
+    k = call.attributes["experts_per_token"].as_int()
     top, chosen = nodes.op_multi_out("TopK", [logits, rewriter.ints(k)], {"axis": -1}, num_outputs=2)
-    scores = nodes.op_multi_out(
-        "Split", [nodes.op("Sigmoid", [top])], {"axis": -1, "num_outputs": k}, num_outputs=k
-    )
-    choices = nodes.op_multi_out("Split", [chosen], {"axis": -1, "num_outputs": k}, num_outputs=k)
-    parts = []
-    for score, choice in zip(scores, choices, strict=True):
-        scaled = nodes.op("Mul", [hidden, score])
-        parts.append(_moe(nodes, call, scaled, _choice(rewriter, nodes, call, choice)))
-    return nodes.op("Sum", parts)
+    scores, choices = _columns(nodes, nodes.op("Sigmoid", [top]), k), _columns(nodes, chosen, k)
+    parts = [
+        _moe(nodes, call, nodes.op("Mul", [hidden, score]), _choice(rewriter, nodes, call, choice))
+        for score, choice in zip(scores, choices, strict=True)
+    ]
+    return parts[0] if k == 1 else nodes.op("Sum", parts)
+
+
+def _columns(nodes: tape.Tape, value: ir.Value, count: int) -> list[ir.Value]:
+    """The columns [B, S, 1] of a value [B, S, count]."""
+    if count == 1:
+        return [value]
+    return list(nodes.op_multi_out("Split", [value], {"axis": -1, "num_outputs": count}, num_outputs=count))
 
 
 def _choice(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, chosen: ir.Value) -> ir.Value:

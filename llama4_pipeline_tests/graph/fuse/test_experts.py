@@ -1,11 +1,16 @@
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime
 import pytest
 
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.functions import DOMAIN
 from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.fuse.experts import fuse_experts
+from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
@@ -36,3 +41,43 @@ def test_choices_share_the_weights(tmp_path: Path) -> None:
     moe = [node for node in load_graph(tmp_path / "fused").graph if node.op_type == "MoE"]
 
     assert moe[0].inputs[2] is moe[1].inputs[2]
+
+
+@pytest.mark.parametrize("winner", [0, 1])
+def test_larger_logit_wins_where_their_softmax_is_one_number(winner: int) -> None:
+    hidden, width = 16, 16
+    down = np.zeros((2, hidden, width), np.float32)
+    down[winner] = 1
+    session = _only_experts(gate_up=np.ones((2, 2 * width, hidden), np.float32), down=down)
+    logits = np.full((1, 1, 2), 0.01, np.float32)
+    logits[..., winner] = np.nextafter(np.float32(0.01), np.float32(1))
+
+    (out,) = session.run(None, {"hidden": np.ones((1, 1, hidden), np.float32), "logits": logits})
+
+    assert np.all(out > 0)
+
+
+def _only_experts(gate_up: np.ndarray, down: np.ndarray) -> onnxruntime.InferenceSession:
+    """A fused graph of one block of experts: hidden [1, 1, H] and router logits [1, 1, E] come from outside."""
+    inputs = [
+        ir.Value(name=name, shape=ir.Shape((1, 1, size)), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, size in (("hidden", gate_up.shape[2]), ("logits", len(gate_up)))
+    ]
+    weights = [
+        ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(ir.DataType.FLOAT))
+        for name, array in (("gate_up", gate_up), ("down", down))
+    ]
+    for value, array in zip(weights, (gate_up, down), strict=True):
+        value.const_value = ir.tensor(array)
+    call = ir.node(
+        "MixtureOfExperts", [*inputs, *weights], {"experts_per_token": 1}, domain=DOMAIN, name="moe"
+    )
+    call.outputs[0].name, call.outputs[0].type = "routed", ir.TensorType(ir.DataType.FLOAT)
+    graph = ir.Graph(
+        inputs, call.outputs, nodes=[call], initializers=weights, opset_imports={"": 20, MICROSOFT: 1}
+    )
+    rewriter = Rewriter(ir.Model(graph, ir_version=10))
+    fuse_experts(rewriter)
+    rewriter.finish()
+    model = ir.serde.serialize_model(rewriter.model)
+    return onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
