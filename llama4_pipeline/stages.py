@@ -107,9 +107,11 @@ def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    if not model.has_trained_weights:
+        return {"precision": "int4", "method": "rtn"}  # speed and size are all that such a model shows
     architecture = model.architecture
     small = architecture is None or architecture.parameters() <= _MEASURED_SENSITIVITY_PARAMETERS
-    return {"precision": "int4", "method": "mixed" if model.has_trained_weights and small else "k_quant"}
+    return {"precision": "int4", "method": "mixed" if small else "k_quant"}
 
 
 def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
