@@ -34,7 +34,8 @@ def range_parameters(blocks: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np
     low = np.minimum(np.minimum.reduceat(flat, starts), 0.0).reshape(blocks.shape[:-1])
     high = np.maximum(np.maximum.reduceat(flat, starts), 0.0).reshape(blocks.shape[:-1])
     if scheme.symmetric:
-        scales = (np.maximum(high, -low) / (scheme.middle - 1)).astype(scheme.scale_dtype)
+        # The extreme that lies further out gets the end of the codes that reaches further; its sign is the scale's.
+        scales = (np.where(high > -low, high, low) / -scheme.middle).astype(scheme.scale_dtype)
         return scales, np.full(scales.shape, scheme.middle, np.uint8)
     scales = ((high - low) / scheme.top).astype(scheme.scale_dtype)
     zeros = np.clip(np.rint(-low * inverse(scales)), 0, scheme.top)
