@@ -94,7 +94,25 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     if reason:
         logger.warning("%s is left out: %s", request.engine, reason)
         return request.unavailable(reason)
-    process = subprocess.Popen(request.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    what = f"bench of {request.engine} on {request.model}"
+    line = last_line(request.command(), what)
+    try:
+        return Measurement.model_validate(json.loads(line))
+    except (ValueError, ValidationError) as error:
+        raise CheckFailed(f"{what} printed no measurement but {line!r}") from error
+
+
+def last_line(command: Sequence[str], what: str) -> str:
+    """Runs a command, its log lines passing through to ours, and returns the last line of its standard output.
+
+    Args:
+        command: the program and its words.
+        what: names the work in the message.
+
+    Raises:
+        CheckFailed: the process died or printed nothing; with the end of what it said.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
     listener = Thread(target=_relay, args=(process.stderr, said))
@@ -110,13 +128,10 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     tail = " | ".join(said) or "it said nothing"
     if status:
         how = f"ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
-        raise CheckFailed(f"bench of {request.engine} on {request.model} {how}: {tail}")
-    try:
-        return Measurement.model_validate(json.loads(output[-1]))
-    except (IndexError, ValueError, ValidationError) as error:
-        raise CheckFailed(
-            f"bench of {request.engine} on {request.model} printed no measurement: {tail}"
-        ) from error
+        raise CheckFailed(f"{what} {how}: {tail}")
+    if not output:
+        raise CheckFailed(f"{what} printed no measurement: {tail}")
+    return output[-1]
 
 
 def _short_memory(request: BenchRequest) -> str | None:

@@ -1,5 +1,6 @@
 """What memory allows: bytes that one decoded token must read, over the machine's read bandwidth."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,6 +65,33 @@ def stored_graph(graph: Path) -> StoredModel:
     cached = next(value for value in model.graph.input if value.name.startswith("past_key_values."))
     element_bytes = onnx.helper.tensor_dtype_to_np_dtype(cached.type.tensor_type.elem_type).itemsize
     return StoredModel(int(stored), math.ceil(active), _precision(model), element_bytes)
+
+
+def stored_gguf(file: Path) -> tuple[StoredModel, Architecture] | None:
+    """Weights of a GGUF file and its model, from the header; None for a file that `write_gguf` did not write."""
+    import gguf
+
+    from llama4_pipeline.llama4.gguf import CONFIG_KEY
+
+    reader = gguf.GGUFReader(file)
+    config = reader.get_field(CONFIG_KEY)
+    if config is None:
+        return None
+    architecture = Architecture.from_config(json.loads(config.contents()))
+    stored = active = 0.0
+    tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    for tensor in reader.tensors:
+        stored += tensor.n_bytes
+        share = 1.0
+        if "_exps." in tensor.name:
+            share = architecture.experts_per_token / int(tensor.shape[-1])
+        elif tensor.name == "token_embd.weight" and not tied:
+            share = 1 / int(tensor.shape[-1])
+        active += tensor.n_bytes * share
+    kind = max(reader.tensors, key=lambda tensor: tensor.n_elements).tensor_type
+    return StoredModel(
+        int(stored), math.ceil(active), kind.name, 4 if kind.name == "F32" else 2
+    ), architecture
 
 
 def graph_architecture(graph: Path) -> Architecture:

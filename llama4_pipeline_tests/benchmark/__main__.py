@@ -1,0 +1,159 @@
+"""Measures every engine on the same weights; writes docs/results/<machine>.json, docs/benchmarks.md, README's table."""
+
+import argparse
+import datetime
+import logging
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.isolated import last_line
+from llama4_pipeline.metrics.machine import Machine, describe_machine, measure_read_bandwidth
+from llama4_pipeline.progress import Progress
+from llama4_pipeline.runtime.engines import available_cores, find_engine
+from llama4_pipeline_tests.benchmark import quality
+from llama4_pipeline_tests.benchmark.cases import Entry, Model, find_models, plan_of
+from llama4_pipeline_tests.benchmark.engine import Request
+from llama4_pipeline_tests.benchmark.page import write_page, write_readme_table
+from llama4_pipeline_tests.benchmark.prepare import Workshop
+from llama4_pipeline_tests.benchmark.record import ModelRecord, Quality, Record, Row, Run, write_record
+from llama4_pipeline_tests.benchmark.targets import targets
+
+_ROOT = Path(__file__).parents[2]
+_logger = logging.getLogger("llama4_pipeline.benchmark")
+
+
+def main() -> int:
+    """Runs the suite; returns 0 whatever the ratios are, since a machine may be slow without a fault of ours."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--models", default="", help="names of the catalog, separated by commas; the suite by default"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured in turns")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("/var/tmp/llama4-benchmark"), help="graphs stay there"
+    )
+    parser.add_argument("--record", type=Path, help="write this file alone: no page, no README")
+    asked = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        models = find_models(tuple(filter(None, asked.models.split(","))), asked.device)
+        record = _measure(models, asked.rounds, asked.threads, asked.device, asked.scratch)
+    except (InputError, CheckFailed) as error:
+        _logger.error("%s", error)
+        return 2
+    file = asked.record or _ROOT / "docs" / "results" / f"{_slug(record.machine)}.json"
+    write_record(record, file)
+    if not asked.record:
+        write_page(record, file, _ROOT / "docs" / "benchmarks.md")
+        write_readme_table(record, _ROOT / "README.md")
+    for target in targets(record):
+        value = "" if target.value is None else f"{target.value:.3g}"
+        sign = ">=" if target.at_least else "<="
+        print(f"{target.verdict:<12} {value:>7} {sign} {target.bound:<5g} {target.model}: {target.what}")
+    return 0
+
+
+def _measure(models: list[Model], rounds: int, threads: int, device: str, scratch: Path) -> Record:
+    bandwidth = measure_read_bandwidth(threads, device)
+    return Record(
+        measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        commit=_commit(),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        machine=describe_machine(bandwidth),
+        models=[_measure_model(model, rounds, threads, device, scratch) for model in models],
+    )
+
+
+def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch: Path) -> ModelRecord:
+    workshop = Workshop(model, scratch)
+    reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
+    paths = {entry.key: workshop.path(entry) for entry in model.entries if not reasons[entry.key]}
+    runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
+    turns = [entry for each in range(rounds) for entry in model.entries if entry.interleaved or not each]
+    with Progress(model.title, total=len(turns), unit="runs", logger=_logger) as progress:
+        for entry in turns:
+            if not reasons[entry.key]:
+                request = Request(
+                    engine=entry.engine,
+                    path=paths[entry.key],
+                    dtype=entry.precision if find_engine(entry.engine).runs == "checkpoint" else "float32",
+                    threads=threads,
+                    device=device,
+                    plan=plan_of(model, entry, device),
+                )
+                try:
+                    line = _child("engine", request.model_dump_json(), f"{entry.key} on {model.title}")
+                    runs[entry.key].append(Run.model_validate_json(line))
+                except CheckFailed as error:
+                    reasons[entry.key] = str(error)[:300]
+            progress.advance(note=entry.key)
+    judged = {
+        entry.key: (entry.engine, paths[entry.key])
+        for entry in model.entries
+        if entry.is_quantized and runs[entry.key]
+    }
+    qualities = _judge(model, workshop, judged, threads, device)
+    return ModelRecord(
+        name=model.name,
+        title=model.title,
+        parameters=Checkpoint.open(workshop.checkpoint, with_weights=False).architecture.parameters(),
+        rows=[
+            _row(entry, runs[entry.key], reasons[entry.key], qualities.get(entry.key))
+            for entry in model.entries
+        ],
+    )
+
+
+def _judge(
+    model: Model, workshop: Workshop, judged: dict[str, tuple[str, Path]], threads: int, device: str
+) -> dict[str, Quality]:
+    if model.layers is not None or not judged:  # a part of a model, too large for float32, is for speed alone
+        return {}
+    request = quality.QualityRequest(
+        checkpoint=workshop.checkpoint, judged=judged, threads=threads, device=device
+    )
+    return quality.RESULTS.validate_json(
+        _child("quality", request.model_dump_json(), f"quality of {model.title}")
+    )
+
+
+def _row(entry: Entry, runs: list[Run], reason: str | None, judged: Quality | None) -> Row:
+    title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
+    return Row(key=entry.key, title=title, unavailable=reason, runs=runs, quality=judged)
+
+
+def _child(module: str, request: str, what: str) -> str:
+    return last_line([sys.executable, "-m", f"{__package__}.{module}", request], what)
+
+
+def _commit() -> str:
+    words = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
+    answer = subprocess.run(words, capture_output=True, text=True)
+    return answer.stdout.strip() or "no commit"
+
+
+def _slug(machine: Machine) -> str:
+    name = (
+        machine.gpu.split(",")[0]
+        if machine.gpu
+        else f"{machine.cpu}-{machine.cores}-cores-{_vectors(machine)}"
+    )
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _vectors(machine: Machine) -> str:
+    return machine.features[-1] if machine.features else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())
