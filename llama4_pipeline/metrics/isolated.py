@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import IO
 
 from pydantic import ValidationError
@@ -102,21 +102,26 @@ def measure_isolated(request: BenchRequest) -> Measurement:
         raise CheckFailed(f"{what} printed no measurement but {line!r}") from error
 
 
-def last_line(command: Sequence[str], what: str) -> str:
+def last_line(command: Sequence[str], what: str, limit_seconds: float | None = None) -> str:
     """Runs a command, its log lines passing through to ours, and returns the last line of its standard output.
 
     Args:
         command: the program and its words.
         what: names the work in the message.
+        limit_seconds: when it is killed; None is never.
 
     Raises:
-        CheckFailed: the process died or printed nothing; with the end of what it said.
+        CheckFailed: the process died, printed nothing or took too long; with the end of what it said.
     """
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
     listener = Thread(target=_relay, args=(process.stderr, said))
     listener.start()
+    late = Event()
+    alarm = Timer(limit_seconds or 0, lambda: (late.set(), process.kill()))
+    if limit_seconds:
+        alarm.start()
     try:
         output = process.stdout.read().splitlines()
         status = process.wait()
@@ -124,8 +129,11 @@ def last_line(command: Sequence[str], what: str) -> str:
         process.kill()
         raise
     finally:
+        alarm.cancel()
         listener.join()
     tail = " | ".join(said) or "it said nothing"
+    if late.is_set():
+        raise CheckFailed(f"{what} took more than {limit_seconds:.0f} s")
     if status:
         how = f"ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
         raise CheckFailed(f"{what} {how}: {tail}")

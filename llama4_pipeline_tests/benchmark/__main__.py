@@ -22,6 +22,7 @@ from llama4_pipeline_tests.benchmark.prepare import Workshop
 from llama4_pipeline_tests.benchmark.record import ModelRecord, Quality, Record, Row, Run, write_record
 from llama4_pipeline_tests.benchmark.targets import targets
 
+_LIMIT_SECONDS = 600.0  # of one process; compiling is what can take longer
 _ROOT = Path(__file__).parents[2]
 _logger = logging.getLogger("llama4_pipeline.benchmark")
 
@@ -133,7 +134,7 @@ def _row(entry: Entry, runs: list[Run], reason: str | None, judged: Quality | No
 
 
 def _child(module: str, request: str, what: str) -> str:
-    return last_line([sys.executable, "-m", f"{__package__}.{module}", request], what)
+    return last_line([sys.executable, "-m", f"{__package__}.{module}", request], what, _LIMIT_SECONDS)
 
 
 def _commit() -> str:

@@ -4,6 +4,7 @@ import pytest
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
+from llama4_pipeline.metrics.roofline import stored_gguf
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
 
 gguf = pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
@@ -63,3 +64,16 @@ def test_every_matrix_is_stored_in_the_encoding(tmp_path, encoding, bits):
     for tensor in write(tmp_path, encoding).tensors:
         whole = len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp.weight")
         assert tensor.n_bytes * 8 == tensor.n_elements * (32 if whole else bits), tensor.name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_bytes_that_a_token_reads(tmp_path, tied):
+    reader = write(tmp_path, "q8_0", tie_word_embeddings=tied, num_experts_per_tok=2)
+    stored, architecture = stored_gguf(tmp_path / "model.gguf")
+    assert (stored.precision, stored.cache_element_bytes) == ("Q8_0", 2)
+    assert stored.weight_bytes == sum(tensor.n_bytes for tensor in reader.tensors)
+    routed = sum(tensor.n_bytes for tensor in reader.tensors if "_exps." in tensor.name)
+    embedding = next(tensor.n_bytes for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    row = 0 if tied else embedding // architecture.vocab_size
+    looked_up = 0 if tied else embedding
+    assert stored.active_bytes == pytest.approx(stored.weight_bytes - routed / 2 - looked_up + row, abs=1)
