@@ -59,13 +59,21 @@ def write_readme_table(record: Record, readme: Path) -> None:
     Raises:
         ValueError: the marks are not there.
     """
-    text = readme.read_text()
-    before, _, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{readme} has no {BEGIN} ... {END}")
     tables = "".join(f"\n{model.title}:\n\n{speed_table(model, record.bandwidth)}" for model in record.models)
-    readme.write_text(f"{before}{BEGIN}\n{where(record)}\n{tables}{END}{after}")
+    replace_between(readme, BEGIN, END, f"{where(record)}\n{tables}")
+
+
+def replace_between(file: Path, begin: str, end: str, text: str) -> None:
+    """Replaces the lines between two marks of a file.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    before, _, rest = file.read_text().partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise ValueError(f"{file} has no {begin} ... {end}")
+    file.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 def where(record: Record) -> str:
