@@ -1,13 +1,5 @@
 """Writes a checkpoint as a GGUF file, so that llama.cpp runs the same weights.
 
-llama.cpp has much of Llama 4 hard-coded; a model that it would compute differently is refused, and the message names
-the key of config.json. What cannot be seen within `max_context` tokens does not count. Two of its forms are used:
-
-- `llama4`: RoPE but in every fourth layer, chunks of 8192, an attention temperature that steps every 8192 tokens.
-- `hunyuan-dense`: a dense model with RoPE in every layer, for which `llama4` has no form (with `sliding_window` 0 it
-  leaves the last layer without rotation). Its QK norm stands behind the rotation too, and has weights, which are one
-  here. It rotates the two halves of a head instead of neighboring pairs, so rows of the projections are reordered.
-
 The file holds token ids only, no tokenizer.
 """
 
@@ -24,7 +16,7 @@ import gguf
 import numpy as np
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.llamacpp_form import LlamaCppForm, find_form
 from llama4_pipeline.llama4.weights import iterate_rows
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.units import format_bytes
@@ -40,13 +32,6 @@ ENCODINGS = {
 }
 CONFIG_KEY = "llama4_pipeline.config"
 """Metadata: the text configuration as JSON."""
-
-# What llama.cpp computes whatever the file says (src/models/llama4.cpp).
-_NOPE_STEP = 4
-_CHUNK = 8192
-_TEMPERATURE = (8192, 0.1)
-_EXPERTS_WITHOUT_QK_NORM = 128
-_EXPERTS_WITH_QK_NORM = 16  # any other number
 
 
 def write_gguf(checkpoint: "Checkpoint", out: Path, encoding: str, max_context: int) -> None:
@@ -64,7 +49,7 @@ def write_gguf(checkpoint: "Checkpoint", out: Path, encoding: str, max_context: 
     Raises:
         InputError: llama.cpp would compute another function, or a width is no multiple of the encoding's block.
     """
-    form = _form(checkpoint, max_context)
+    form = find_form(checkpoint, max_context)
     tensors = list(_tensors(checkpoint, form))
     full, stored = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType[encoding.upper()]
     kinds = [full if tensor.stays_float32 else stored for tensor in tensors]
@@ -99,20 +84,6 @@ def write_gguf(checkpoint: "Checkpoint", out: Path, encoding: str, max_context: 
 
 
 @dataclass(frozen=True)
-class _Form:
-    """How a model stands in the file."""
-
-    arch: gguf.MODEL_ARCH
-    moe_step: int = 0
-    experts: int = 0
-    rope_factors: np.ndarray | None = None
-
-    @property
-    def rotates_halves(self) -> bool:
-        return self.arch is gguf.MODEL_ARCH.HUNYUAN_DENSE
-
-
-@dataclass(frozen=True)
 class _Tensor:
     """One tensor of the file, its rows from first to last in pieces."""
 
@@ -122,93 +93,9 @@ class _Tensor:
     stays_float32: bool
 
 
-def _form(checkpoint: "Checkpoint", max_context: int) -> _Form:
-    architecture = checkpoint.architecture
-    if architecture.attention_bias:
-        raise _cannot("attention_bias", "has projections without bias only")
-    if max_context > architecture.max_position_embeddings:
-        raise InputError(
-            f"max context {max_context} is beyond max_position_embeddings ({architecture.max_position_embeddings})"
-        )
-    factors = _rope_factors(checkpoint)
-    layers = architecture.layers
-    if all(layer.uses_rope and layer.qk_norm and not layer.is_moe for layer in layers):
-        if any(_chunk(layer.chunk_size, max_context) for layer in layers):
-            raise _cannot("attention_chunk_size", "has no chunks without NoPE layers; ask for less context")
-        if factors is not None:
-            raise _cannot(
-                "rope_parameters", "has the default frequencies only, in a model without NoPE layers"
-            )
-        return _Form(gguf.MODEL_ARCH.HUNYUAN_DENSE)
-    _check_positions(architecture, max_context)
-    experts = max(layer.experts for layer in layers)
-    normed = any(layer.qk_norm for layer in layers)
-    if experts and normed == (experts == _EXPERTS_WITHOUT_QK_NORM):
-        raise _cannot(
-            "use_qk_norm",
-            f"leaves the norm out of models with {_EXPERTS_WITHOUT_QK_NORM} experts, and of no other",
-        )
-    if (
-        not experts
-    ):  # llama.cpp refuses none, yet uses the number for the norm alone where no layer has experts
-        experts = _EXPERTS_WITH_QK_NORM if normed else _EXPERTS_WITHOUT_QK_NORM
-    return _Form(gguf.MODEL_ARCH.LLAMA4, _moe_step(architecture), experts, factors)
-
-
-def _check_positions(architecture: Architecture, max_context: int) -> None:
-    """NoPE layers, chunks and temperature, as far as they show within the context."""
-    for layer in architecture.layers:
-        rotates = (layer.index + 1) % _NOPE_STEP != 0
-        if layer.uses_rope != rotates:
-            raise _cannot("no_rope_layers", f"rotates in every layer but each {_NOPE_STEP}th")
-        chunk = _chunk(layer.chunk_size, max_context)
-        if chunk != _chunk(_CHUNK if rotates else None, max_context):
-            raise _cannot("attention_chunk_size", f"has chunks of {_CHUNK} in RoPE layers, and no others")
-        tuning = (architecture.floor_scale, architecture.attn_scale) if layer.temperature_tuning else None
-        if not rotates and _visible(tuning, max_context) != _visible(_TEMPERATURE, max_context):
-            raise _cannot(
-                "floor_scale", "has the temperature with floor_scale {} and attn_scale {}", *_TEMPERATURE
-            )
-
-
-def _chunk(size: int | None, max_context: int) -> int | None:
-    return size if size is not None and size < max_context else None
-
-
-def _visible(tuning: tuple[int, float] | None, max_context: int) -> tuple[int, float] | None:
-    return tuning if tuning and tuning[1] and tuning[0] <= max_context else None
-
-
-def _moe_step(architecture: Architecture) -> int:
-    moe = [layer.index for layer in architecture.layers if layer.is_moe]
-    step = moe[0] + 1 if moe else 0
-    if moe != list(range(step - 1, len(architecture.layers), step or 1))[: None if moe else 0]:
-        raise _cannot("moe_layers", "has experts in every n-th layer; this list has another rhythm")
-    return step
-
-
-def _rope_factors(checkpoint: "Checkpoint") -> np.ndarray | None:
-    """What divides the default frequencies, float32 [head_dim / 2]; None where nothing does."""
-    frequencies, scaling = checkpoint.rotary_frequencies()
-    if scaling != 1.0:
-        raise _cannot(
-            "rope_parameters", "is given frequencies; a factor on cosine and sine has no place there"
-        )
-    width = checkpoint.architecture.head_dim
-    default = _theta(checkpoint) ** -(np.arange(0, width, 2, dtype=np.float64) / width)
-    factors = default / frequencies.double().numpy()
-    return None if np.allclose(factors, 1.0, rtol=1e-5) else factors.astype(np.float32)
-
-
-def _theta(checkpoint: "Checkpoint") -> float:
-    return float(checkpoint.config.rope_parameters["rope_theta"])
-
-
-def _cannot(key: str, what: str, *values: Any) -> InputError:
-    return InputError(f"config key {key}: llama.cpp cannot represent this model: it {what.format(*values)}")
-
-
-def _describe(writer: gguf.GGUFWriter, checkpoint: "Checkpoint", form: _Form, max_context: int) -> None:
+def _describe(
+    writer: gguf.GGUFWriter, checkpoint: "Checkpoint", form: LlamaCppForm, max_context: int
+) -> None:
     architecture = checkpoint.architecture
     widths = {layer.is_moe: layer.intermediate_size for layer in architecture.layers}
     writer.add_context_length(max_context)
@@ -220,7 +107,7 @@ def _describe(writer: gguf.GGUFWriter, checkpoint: "Checkpoint", form: _Form, ma
     writer.add_key_length(architecture.head_dim)
     writer.add_value_length(architecture.head_dim)
     writer.add_rope_dimension_count(architecture.head_dim)
-    writer.add_rope_freq_base(_theta(checkpoint))
+    writer.add_rope_freq_base(form.theta)
     writer.add_layer_norm_rms_eps(architecture.rms_norm_eps)
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_tokenizer_model("none")
@@ -232,7 +119,7 @@ def _describe(writer: gguf.GGUFWriter, checkpoint: "Checkpoint", form: _Form, ma
         writer.add_interleave_moe_layer_step(form.moe_step)
 
 
-def _tensors(checkpoint: "Checkpoint", form: _Form) -> Iterator[_Tensor]:
+def _tensors(checkpoint: "Checkpoint", form: LlamaCppForm) -> Iterator[_Tensor]:
     """The tensors in the order of the model."""
     weights, architecture = checkpoint.weights, checkpoint.architecture
     names = gguf.get_tensor_name_map(form.arch, len(architecture.layers))
