@@ -47,16 +47,15 @@ class LlamaCppDecoder:
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
         self._threads = threads
         self._context: Any = None
-        self._rows = 0
         self._exact = self._metadata("general.file_type") == _ALL_FLOAT32
         # The whole cache is allocated at once.
         self.max_context = min(llama_cpp.llama_model_n_ctx_train(self._model), _LONGEST_CONTEXT)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
+        self._open_context(1)
 
     def reset(self) -> None:
-        if self._context:
-            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         self.mask = EMPTY_MASK
 
     def forward(
@@ -67,6 +66,7 @@ class LlamaCppDecoder:
         )
         batch, new = input_ids.shape
         if batch != self._rows:
+            llama_cpp.llama_free(self._context)
             self._open_context(batch)
         kept = min(logits_to_keep, new) if logits_to_keep else new
         positions = position_ids(mask, new)
@@ -90,14 +90,11 @@ class LlamaCppDecoder:
         return {"llama.cpp": 0}
 
     def close(self) -> None:
-        if self._context:
-            llama_cpp.llama_free(self._context)
+        llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
     def _open_context(self, rows: int) -> None:
         """Makes a cache for a batch of `rows`; llama.cpp allocates all of it at once."""
-        if self._context:
-            llama_cpp.llama_free(self._context)
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self.max_context * rows
         parameters.n_seq_max = rows
