@@ -49,7 +49,9 @@ def test_a_graph_reads_what_the_architecture_says(checkpoint, graphs, form):
 def test_the_nodes_read_together_what_the_graph_reads(graphs, form):
     nodes = sum(node.read_bytes for node in bytes_by_node(graphs[form]).values())
     # Constants that several nodes read count once for each.
-    assert stored_graph(graphs[form]).active_bytes <= nodes + 1 < stored_graph(graphs[form]).active_bytes + 1500
+    assert (
+        stored_graph(graphs[form]).active_bytes <= nodes + 1 < stored_graph(graphs[form]).active_bytes + 1500
+    )
 
 
 def test_a_checkpoint_reads_by_its_type(checkpoint):
