@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 UI_PORT ?= 3000
 # Where `make large` puts what it writes, about 30 GB for a while.
 LARGE_SCRATCH ?= /var/tmp
-# Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR.
+# Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
 BENCHMARK ?=
 # Wheels for a GPU machine without network: its Python, what is installed there, the largest piece in MB.
 GPU_PYTHON ?= 3.12

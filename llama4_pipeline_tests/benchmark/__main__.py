@@ -6,6 +6,8 @@ import logging
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from llama4_pipeline.errors import CheckFailed, InputError
@@ -23,6 +25,7 @@ from llama4_pipeline_tests.benchmark.record import ModelRecord, Quality, Record,
 from llama4_pipeline_tests.benchmark.targets import targets
 
 _LIMIT_SECONDS = 600.0  # of one process; compiling is what can take longer
+_REASON_CHARACTERS = 300
 _ROOT = Path(__file__).parents[2]
 _logger = logging.getLogger("llama4_pipeline.benchmark")
 
@@ -77,42 +80,74 @@ def _measure(models: list[Model], rounds: int, threads: int, device: str, scratc
 
 def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch: Path) -> ModelRecord:
     workshop = Workshop(model, scratch)
-    reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
-    paths = {entry.key: workshop.path(entry) for entry in model.entries if not reasons[entry.key]}
-    runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
-    turns = [entry for each in range(rounds) for entry in model.entries if entry.interleaved or not each]
-    with Progress(model.title, total=len(turns), unit="runs", logger=_logger) as progress:
-        for entry in turns:
-            if not reasons[entry.key]:
-                request = Request(
-                    engine=entry.engine,
-                    path=paths[entry.key],
-                    dtype=entry.precision if find_engine(entry.engine).runs == "checkpoint" else "float32",
-                    threads=threads,
-                    device=device,
-                    plan=plan_of(model, entry, device),
-                )
-                try:
-                    line = _child("engine", request.model_dump_json(), f"{entry.key} on {model.title}")
-                    runs[entry.key].append(Run.model_validate_json(line))
-                except CheckFailed as error:
-                    reasons[entry.key] = str(error)[:300]
-            progress.advance(note=entry.key)
-    judged = {
-        entry.key: (entry.engine, paths[entry.key])
-        for entry in model.entries
-        if entry.is_quantized and runs[entry.key]
-    }
-    qualities = _judge(model, workshop, judged, threads, device)
+    bench = _Bench(model, workshop, threads, device)
+    bench.measure_in_turns(rounds)
+    qualities = _judge(model, workshop, bench.judged(), threads, device)
     return ModelRecord(
         name=model.name,
         title=model.title,
         parameters=Checkpoint.open(workshop.checkpoint, with_weights=False).architecture.parameters(),
-        rows=[
-            _row(entry, runs[entry.key], reasons[entry.key], qualities.get(entry.key))
-            for entry in model.entries
-        ],
+        rows=[bench.row(entry, qualities.get(entry.key)) for entry in model.entries],
     )
+
+
+class _Bench:
+    """The rows of one model: what each opens, its runs, and why it has none."""
+
+    def __init__(self, model: Model, workshop: Workshop, threads: int, device: str) -> None:
+        self._model, self._threads, self._device = model, threads, device
+        self._paths: dict[str, Path] = {}
+        self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
+        self._reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
+        for entry in model.entries:
+            if not self._reasons[entry.key]:
+                with self._reason_kept(entry):
+                    self._paths[entry.key] = workshop.path(entry)
+
+    def measure_in_turns(self, rounds: int) -> None:
+        entries = self._model.entries
+        turns = [entry for each in range(rounds) for entry in entries if entry.interleaved or not each]
+        with Progress(self._model.title, total=len(turns), unit="runs", logger=_logger) as progress:
+            for entry in turns:
+                if not self._reasons[entry.key]:
+                    with self._reason_kept(entry):
+                        self._runs[entry.key].append(self._run(entry))
+                progress.advance(note=entry.key)
+
+    def judged(self) -> dict[str, tuple[str, Path]]:
+        """The rows whose quality is measured: engine, and what it opens."""
+        return {
+            entry.key: (entry.engine, self._paths[entry.key])
+            for entry in self._model.entries
+            if entry.is_quantized and self._runs[entry.key]
+        }
+
+    def row(self, entry: Entry, judged: Quality | None) -> Row:
+        runs = self._runs[entry.key]
+        title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
+        reason = self._reasons[entry.key]
+        return Row(key=entry.key, title=title, unavailable=reason, runs=runs, quality=judged)
+
+    def _run(self, entry: Entry) -> Run:
+        request = Request(
+            engine=entry.engine,
+            path=self._paths[entry.key],
+            dtype=entry.precision if find_engine(entry.engine).runs == "checkpoint" else "float32",
+            threads=self._threads,
+            device=self._device,
+            plan=plan_of(self._model, entry, self._device),
+        )
+        line = _child("engine", request.model_dump_json(), f"{entry.key} on {self._model.title}")
+        return Run.model_validate_json(line)
+
+    @contextmanager
+    def _reason_kept(self, entry: Entry) -> Iterator[None]:
+        """A row that fails says why, and the others go on."""
+        try:
+            yield
+        except CheckFailed as error:
+            _logger.error("%s", error)
+            self._reasons[entry.key] = str(error)[-_REASON_CHARACTERS:]
 
 
 def _judge(
@@ -126,11 +161,6 @@ def _judge(
     return quality.RESULTS.validate_json(
         _child("quality", request.model_dump_json(), f"quality of {model.title}")
     )
-
-
-def _row(entry: Entry, runs: list[Run], reason: str | None, judged: Quality | None) -> Row:
-    title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
-    return Row(key=entry.key, title=title, unavailable=reason, runs=runs, quality=judged)
 
 
 def _child(module: str, request: str, what: str) -> str:

@@ -2,13 +2,13 @@
 
 import logging
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.catalog import load_catalog
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline.metrics.isolated import last_line
 from llama4_pipeline.runtime.engines import find_engine
 from llama4_pipeline_tests.benchmark.cases import MAX_CONTEXT, Entry, Model
 
@@ -36,7 +36,7 @@ class Workshop:
         """What the engine of a row opens; made when it is not there yet.
 
         Raises:
-            subprocess.CalledProcessError: the command that makes it failed; it said why on standard error.
+            CheckFailed: the command that makes it failed; with what it said.
         """
         runs = find_engine(entry.engine).runs
         if runs == "checkpoint":
@@ -53,7 +53,7 @@ class Workshop:
             words = [*asked, entry.precision, "--max-context", str(MAX_CONTEXT), "--out", str(out)]
             _logger.info("%s", " ".join(words))
             command = [sys.executable, "-m", "llama4_pipeline.cli", *words]
-            subprocess.run([*command, "--checkpoint", str(self.checkpoint)], check=True, stdout=sys.stderr)
+            last_line([*command, "--checkpoint", str(self.checkpoint)], f"{words[0]} in {entry.precision}")
         return out
 
     def _remove_older(self, precision: str, suffix: str) -> None:
