@@ -119,7 +119,12 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     listener = Thread(target=_relay, args=(process.stderr, said))
     listener.start()
     late = Event()
-    alarm = Timer(limit_seconds or 0, lambda: (late.set(), process.kill()))
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    alarm = Timer(limit_seconds or 0, end)
     if limit_seconds:
         alarm.start()
     try:
