@@ -10,12 +10,18 @@ TORCH_INDEX ?=
 UI_PORT ?= 3000
 # Where `make large` puts what it writes, about 30 GB for a while.
 LARGE_SCRATCH ?= /var/tmp
+# Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
+BENCHMARK ?=
+# Wheels for a GPU machine without network: its Python, what is installed there, the largest piece in MB.
+GPU_PYTHON ?= 3.12
+GPU_HAS ?=
+GPU_PIECE_MB ?= 1000
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance check ui clean
+.PHONY: help setup demo test conformance large benchmark profile gpu-wheels gpu-benchmark check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +46,19 @@ conformance: setup ## Hold drawn configurations against transformers and write d
 
 large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
 	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
+
+benchmark: setup ## Measure every engine in turns; writes docs/results, docs/benchmarks.md and README's table (25 min)
+	$(BIN)/python -m llama4_pipeline_tests.benchmark $(BENCHMARK)
+
+profile: setup ## Account for a decode token kernel by kernel; writes docs/performance.md
+	$(BIN)/python -m llama4_pipeline_tests.benchmark.profile
+
+gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-wheels/
+	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
+		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
+
+gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write gpu-benchmark.json
+	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels gpu-benchmark.json $(BENCHMARK)
 
 check: setup ## Check format, lint, types and the Dagster definitions
 	$(BIN)/ruff format --check .

@@ -127,7 +127,7 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
 
 def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
     architecture = checkpoint.architecture
-    frequencies, scaling = _rope(checkpoint.config)
+    frequencies, scaling = checkpoint.rotary_frequencies()
     with FakeTensorMode(), torch.no_grad():
         model = ExportableLlama4(architecture, torch.empty(frequencies.shape), scaling).eval()
         inputs = _tracing_inputs(checkpoint.config, architecture)
@@ -149,14 +149,6 @@ def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
             frequencies.numpy(), name="model.inverse_frequencies"
         )
     return program.model
-
-
-def _rope(config: Any) -> tuple[torch.Tensor, float]:
-    """Frequencies float32 [D / 2] and the factor on cosine and sine, by transformers' own code."""
-    from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
-
-    rotary = Llama4TextRotaryEmbedding(config)
-    return rotary.inv_freq.float(), float(rotary.attention_scaling)
 
 
 def _tracing_inputs(

@@ -130,6 +130,13 @@ class Checkpoint:
             model.generation_config = GenerationConfig.from_pretrained(self.directory)
         return model.eval()
 
+    def rotary_frequencies(self) -> tuple["torch.Tensor", float]:
+        """Frequencies float32 [head_dim / 2] and the factor on cosine and sine, by transformers' own code."""
+        from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
+
+        rotary = Llama4TextRotaryEmbedding(self.config)
+        return rotary.inv_freq.float(), float(rotary.attention_scaling)
+
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Loads the tokenizer that lies beside the weights; code in the repository is never run.
 

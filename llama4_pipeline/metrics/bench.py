@@ -17,6 +17,7 @@ from llama4_pipeline.metrics.roofline import (
     graph_architecture,
     roofline_share,
     stored_checkpoint,
+    stored_gguf,
     stored_graph,
 )
 from llama4_pipeline.runtime.engines import available_cores, find_engine, open_decoder
@@ -75,7 +76,7 @@ def bench(
     decoder.close()
     bandwidth = measure_read_bandwidth(threads, device)
     path = graph or Path(str(checkpoint))
-    facts = _facts(engine, path, dtype)
+    facts = engine_facts(engine, path, dtype)
     step_ms = latency.decode_latency_ms.p50
     read = facts.bytes_per_token(prompt_tokens, new_tokens)
     return Measurement(
@@ -105,8 +106,8 @@ def bench(
 
 
 @dataclass(frozen=True)
-class _Facts:
-    """What a row says about its model besides figures; a GGUF file tells no more than its size and its name."""
+class Facts:
+    """What a row says about its model besides figures; a GGUF file of another's making tells its size and its name."""
 
     title: str
     precision: str
@@ -123,11 +124,16 @@ class _Facts:
         )
 
 
-def _facts(engine: str, path: Path, dtype: str) -> _Facts:
+def engine_facts(engine: str, path: Path, dtype: str) -> Facts:
+    """What is known of an engine's model before it is opened, from its directory or file alone."""
     title, runs = find_engine(engine).title, find_engine(engine).runs
     if runs == "gguf":
+        if known := stored_gguf(path):
+            stored, architecture = known
+            size = path.stat().st_size
+            return Facts(f"{title} {stored.precision}", stored.precision, size, stored, architecture)
         precision = path.stem.rsplit("-", 1)[-1]  # <name>-<size>-...-<encoding>.gguf
-        return _Facts(f"{title} {precision}", precision, path.stat().st_size)
+        return Facts(f"{title} {precision}", precision, path.stat().st_size)
     if runs == "graph":
         architecture, stored = graph_architecture(path), stored_graph(path)
     else:
@@ -136,4 +142,4 @@ def _facts(engine: str, path: Path, dtype: str) -> _Facts:
     # Plain "PyTorch eager" is float32, as the table names it.
     plain = runs == "checkpoint" and stored.precision == "float32"
     label = title if plain else f"{title} {_SHORT.get(stored.precision, stored.precision.upper())}"
-    return _Facts(label, stored.precision, stored.weight_bytes, stored, architecture)
+    return Facts(label, stored.precision, stored.weight_bytes, stored, architecture)

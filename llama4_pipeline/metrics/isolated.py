@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread, Timer
 from typing import IO
 
 from pydantic import ValidationError
@@ -94,11 +94,39 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     if reason:
         logger.warning("%s is left out: %s", request.engine, reason)
         return request.unavailable(reason)
-    process = subprocess.Popen(request.command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    what = f"bench of {request.engine} on {request.model}"
+    line = last_line(request.command(), what)
+    try:
+        return Measurement.model_validate(json.loads(line))
+    except (ValueError, ValidationError) as error:
+        raise CheckFailed(f"{what} printed no measurement but {line!r}") from error
+
+
+def last_line(command: Sequence[str], what: str, limit_seconds: float | None = None) -> str:
+    """Runs a command, its log lines passing through to ours, and returns the last line of its standard output.
+
+    Args:
+        command: the program and its words.
+        what: names the work in the message.
+        limit_seconds: when it is killed; None is never.
+
+    Raises:
+        CheckFailed: the process died, printed nothing or took too long; with the end of what it said.
+    """
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
     listener = Thread(target=_relay, args=(process.stderr, said))
     listener.start()
+    late = Event()
+
+    def end() -> None:
+        late.set()
+        process.kill()
+
+    alarm = Timer(limit_seconds or 0, end)
+    if limit_seconds:
+        alarm.start()
     try:
         output = process.stdout.read().splitlines()
         status = process.wait()
@@ -106,17 +134,17 @@ def measure_isolated(request: BenchRequest) -> Measurement:
         process.kill()
         raise
     finally:
+        alarm.cancel()
         listener.join()
     tail = " | ".join(said) or "it said nothing"
+    if late.is_set():
+        raise CheckFailed(f"{what} took more than {limit_seconds:.0f} s")
     if status:
         how = f"ended by signal {-status}" if status < 0 else f"failed with exit status {status}"
-        raise CheckFailed(f"bench of {request.engine} on {request.model} {how}: {tail}")
-    try:
-        return Measurement.model_validate(json.loads(output[-1]))
-    except (IndexError, ValueError, ValidationError) as error:
-        raise CheckFailed(
-            f"bench of {request.engine} on {request.model} printed no measurement: {tail}"
-        ) from error
+        raise CheckFailed(f"{what} {how}: {tail}")
+    if not output:
+        raise CheckFailed(f"{what} printed no measurement: {tail}")
+    return output[-1]
 
 
 def _short_memory(request: BenchRequest) -> str | None:

@@ -101,6 +101,20 @@ def measure_decoder(
     )
 
 
+def time_generation(
+    decoder: Decoder, prompts: np.ndarray, new_tokens: int, sampling: Sampling
+) -> list[float]:
+    """Seconds of each step of one generation from int64 [B, S]; the first is the prefill. Empties the cache before."""
+    decoder.reset()
+    seconds = []
+    last = time.perf_counter()
+    for _ in generate(decoder, prompts, max_new_tokens=new_tokens, sampling=sampling):
+        now = time.perf_counter()
+        seconds.append(now - last)
+        last = now
+    return seconds
+
+
 class _Runs:
     def __init__(
         self, decoder: Decoder, prompt_tokens: int, new_tokens: int, repeats: int, seed: int
@@ -121,14 +135,7 @@ class _Runs:
 
     def _run(self, batch: int, sampling: Sampling, new_tokens: int) -> list[float]:
         prompts = self._random.integers(0, self._decoder.vocab_size, (batch, self._prompt_tokens))
-        self._decoder.reset()
-        seconds = []
-        last = time.perf_counter()
-        for _ in generate(self._decoder, prompts, max_new_tokens=new_tokens, sampling=sampling):
-            now = time.perf_counter()
-            seconds.append(now - last)
-            last = now
-        return seconds
+        return time_generation(self._decoder, prompts, new_tokens, sampling)
 
 
 def _milliseconds(runs: list[list[float]]) -> list[float]:

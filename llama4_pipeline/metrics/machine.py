@@ -23,6 +23,19 @@ _LIBRARIES = (
     "llama-cpp-python",
     "tensorrt-llm",
 )
+_FEATURES = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "amx_bf16",
+    "asimd",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 _SWEEP_BYTES = 1 << 29
 _SWEEPS = 4
 
@@ -39,6 +52,8 @@ class Machine(BaseModel):
     gpu: str | None
     system: str
     libraries: dict[str, str]
+    features: tuple[str, ...] = ()
+    """Vector instructions of the processor that matrix kernels make use of."""
     read_bandwidth_bytes_per_second: float | None = None
     """Of the device that was measured, at the threads that were used."""
 
@@ -60,6 +75,7 @@ def describe_machine(read_bandwidth: float | None = None) -> Machine:
         gpu=_gpu_name(),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         libraries=library_versions(),
+        features=_cpu_features(),
         read_bandwidth_bytes_per_second=read_bandwidth,
     )
 
@@ -118,12 +134,22 @@ def _cuda_read_bandwidth() -> float:
 
 
 def _cpu_name() -> str:
+    return _cpu_fact("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_features() -> tuple[str, ...]:
+    flags = (_cpu_fact("flags") or _cpu_fact("Features")).split()
+    return tuple(name for name in _FEATURES if name in flags)
+
+
+def _cpu_fact(key: str) -> str:
+    """What Linux says of the first core; empty where it does not."""
     facts = Path("/proc/cpuinfo")
-    if facts.is_file():
-        for line in facts.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    for line in facts.read_text().splitlines() if facts.is_file() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == key:
+            return value.strip()
+    return ""
 
 
 @functools.cache

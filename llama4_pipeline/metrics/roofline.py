@@ -1,5 +1,6 @@
 """What memory allows: bytes that one decoded token must read, over the machine's read bandwidth."""
 
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +67,56 @@ def stored_graph(graph: Path) -> StoredModel:
     return StoredModel(int(stored), math.ceil(active), _precision(model), element_bytes)
 
 
+@dataclass(frozen=True)
+class NodeWeights:
+    """What one node of a graph reads for a token: bytes, and the shape of the matrix it multiplies with, as "K x N"."""
+
+    read_bytes: float
+    shape: str
+
+
+def bytes_by_node(graph: Path) -> dict[str, NodeWeights]:
+    """Weights that each node reads for one token at batch 1, by the node's name; counted as `stored_graph` does."""
+    import onnx
+
+    model = onnx.load(str(graph / "model.onnx"), load_external_data=False)
+    chosen = graph_architecture(graph).experts_per_token
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    found = {}
+    for node in model.graph.node:
+        read = [tensors[name] for name in node.input if name in tensors]
+        size = sum(_tensor_bytes(tensor) * _share_read(tensor, [node], chosen) for tensor in read)
+        found[node.name] = NodeWeights(size, _matrix(node))
+    return found
+
+
+def stored_gguf(file: Path) -> tuple[StoredModel, Architecture] | None:
+    """Weights of a GGUF file and its model, from the header; None for a file that `write_gguf` did not write."""
+    import gguf
+
+    from llama4_pipeline.llama4.gguf import CONFIG_KEY
+
+    reader = gguf.GGUFReader(file)
+    config = reader.get_field(CONFIG_KEY)
+    if config is None:
+        return None
+    architecture = Architecture.from_config(json.loads(config.contents()))
+    stored = active = 0.0
+    tied = not any(tensor.name == "output.weight" for tensor in reader.tensors)
+    for tensor in reader.tensors:
+        stored += tensor.n_bytes
+        share = 1.0
+        if "_exps." in tensor.name:
+            share = architecture.experts_per_token / int(tensor.shape[-1])
+        elif tensor.name == "token_embd.weight" and not tied:
+            share = 1 / int(tensor.shape[-1])
+        active += tensor.n_bytes * share
+    kind = max(reader.tensors, key=lambda tensor: tensor.n_elements).tensor_type
+    return StoredModel(
+        int(stored), math.ceil(active), kind.name, 4 if kind.name == "F32" else 2
+    ), architecture
+
+
 def graph_architecture(graph: Path) -> Architecture:
     """What the config.json beside a graph describes."""
     return Architecture.from_config(read_text_config(graph))
@@ -87,6 +138,11 @@ def cache_read_bytes(
 def roofline_share(bytes_per_token: int, bytes_per_second: float, step_ms: float) -> float:
     """The least time a step can take over the time it takes: 1 is as fast as memory allows."""
     return bytes_per_token / bytes_per_second / (step_ms / 1000)
+
+
+def _matrix(node: Any) -> str:
+    sizes = {attribute.name: attribute.i for attribute in node.attribute}
+    return f"{sizes['K']} x {sizes['N']}" if "K" in sizes and "N" in sizes else ""
 
 
 def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> float:

@@ -149,7 +149,7 @@ def _llamacpp_missing(device: str) -> str | None:
     if device != "cpu":
         return "it is measured on the CPU only; use --device cpu"
     if importlib.util.find_spec("llama_cpp") is None:
-        return "llama-cpp-python is not installed; pip install llama-cpp-python"
+        return "llama-cpp-python is not installed; pip install 'llama4-pipeline[llamacpp]'"
     return None
 
 

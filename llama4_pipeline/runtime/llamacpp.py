@@ -1,6 +1,7 @@
 """llama.cpp as an engine, through the low-level API of llama-cpp-python: a GGUF file, one sequence per row."""
 
 import ctypes
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +11,23 @@ import numpy as np
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
 
+logger = logging.getLogger(__name__)
+
 _TOKENS_PER_CALL = 512
+_LONGEST_CONTEXT = 4096
+_ERROR_LEVEL = 4  # GGML_LOG_LEVEL_ERROR
+_ALL_FLOAT32 = "0"  # LLAMA_FTYPE_ALL_F32
 
 
 class LlamaCppDecoder:
     """Runs a GGUF file; implements `Decoder`. Padding tokens are not fed at all.
 
+    Weights of fewer bits run with llama.cpp's defaults: a float16 cache, flash attention where it has the kernel. A
+    float32 file gets a float32 cache and no flash attention, whose kernel rounds to float16.
+
     Args:
         gguf: the file.
         threads: of prefill and decode; 0 leaves llama.cpp's choice.
-        max_context: tokens of one row.
 
     Raises:
         InputError: the file does not open.
@@ -27,9 +35,10 @@ class LlamaCppDecoder:
 
     engine = "llama.cpp"
 
-    def __init__(self, gguf: Path, threads: int = 0, max_context: int = 4096) -> None:
+    def __init__(self, gguf: Path, threads: int = 0) -> None:
         if not gguf.is_file():
             raise InputError(f"{gguf} is not a file; llama.cpp runs a GGUF file")
+        llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._model = llama_cpp.llama_model_load_from_file(
             str(gguf).encode(), llama_cpp.llama_model_default_params()
@@ -38,14 +47,15 @@ class LlamaCppDecoder:
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
         self._threads = threads
         self._context: Any = None
-        self._rows = 0
-        self.max_context = max_context
+        self._exact = self._metadata("general.file_type") == _ALL_FLOAT32
+        # The whole cache is allocated at once.
+        self.max_context = min(llama_cpp.llama_model_n_ctx_train(self._model), _LONGEST_CONTEXT)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
+        self._open_context(1)
 
     def reset(self) -> None:
-        if self._context:
-            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         self.mask = EMPTY_MASK
 
     def forward(
@@ -56,6 +66,7 @@ class LlamaCppDecoder:
         )
         batch, new = input_ids.shape
         if batch != self._rows:
+            llama_cpp.llama_free(self._context)
             self._open_context(batch)
         kept = min(logits_to_keep, new) if logits_to_keep else new
         positions = position_ids(mask, new)
@@ -68,32 +79,43 @@ class LlamaCppDecoder:
         return logits
 
     def cache_bytes(self) -> int:
-        return int(llama_cpp.llama_state_get_size(self._context)) if self._context else 0
+        form = self._metadata("general.architecture")
+        width = int(self._metadata(f"{form}.attention.key_length"))
+        heads = llama_cpp.llama_model_n_head_kv(self._model)
+        element_bytes = 4 if self._exact else 2
+        per_token = 2 * llama_cpp.llama_model_n_layer(self._model) * heads * width * element_bytes
+        return self._rows * self.max_context * per_token
 
     def providers(self) -> dict[str, int]:
         return {"llama.cpp": 0}
 
     def close(self) -> None:
-        if self._context:
-            llama_cpp.llama_free(self._context)
+        llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
     def _open_context(self, rows: int) -> None:
         """Makes a cache for a batch of `rows`; llama.cpp allocates all of it at once."""
-        if self._context:
-            llama_cpp.llama_free(self._context)
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self.max_context * rows
         parameters.n_seq_max = rows
         parameters.n_batch = parameters.n_ubatch = _TOKENS_PER_CALL
         if self._threads:
             parameters.n_threads = parameters.n_threads_batch = self._threads
+        if self._exact:
+            parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+            parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:
             raise InputError(
                 f"llama.cpp cannot make a cache of {rows} rows of {self.max_context} tokens; ask for less"
             )
         self._rows = rows
+
+    def _metadata(self, key: str) -> str:
+        """A value of the file's metadata; empty where there is none."""
+        value = ctypes.create_string_buffer(256)
+        found = llama_cpp.llama_model_meta_val_str(self._model, key.encode(), value, len(value))
+        return value.value.decode() if found >= 0 else ""
 
     def _decode(
         self,
@@ -124,3 +146,10 @@ class LlamaCppDecoder:
                 ctypes.cast(pointer, ctypes.POINTER(ctypes.c_float)), (self.vocab_size,)
             )
             logits[rows[index], columns[index] - first_kept] = values
+
+
+@llama_cpp.llama_log_callback
+def _log(level: int, text: bytes, _data: Any) -> None:
+    """llama.cpp's own log, of which only errors pass on."""
+    if level == _ERROR_LEVEL:
+        logger.error("%s", text.decode(errors="replace").strip())

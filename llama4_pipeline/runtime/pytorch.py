@@ -11,6 +11,8 @@ from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_id
 if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
+_COMPILED_LENGTHS = (16, 1, 1)
+
 
 class PyTorchDecoder:
     """Runs `Llama4ForCausalLM` with eager attention; implements `Decoder`.
@@ -23,7 +25,8 @@ class PyTorchDecoder:
         dtype: "float32", "bfloat16" or "float16".
         threads: of PyTorch's operators; 0 leaves its choice.
         device: "cpu" or "cuda".
-        compiled: run through `torch.compile`; the first calls are slow.
+        compiled: run through `torch.compile`. Opening compiles prefill and decode at batch 1; another batch size
+            compiles when it first comes.
     """
 
     def __init__(
@@ -44,6 +47,8 @@ class PyTorchDecoder:
         self._model = checkpoint.load_model(dtype, device)
         self._run = torch.compile(self._model, dynamic=True) if compiled else self._model
         self.reset()
+        if compiled:
+            self._compile()
 
     def reset(self) -> None:
         self._cache = DynamicCache()
@@ -76,5 +81,12 @@ class PyTorchDecoder:
     def close(self) -> None:
         del self._run, self._model, self._cache
 
+    def _compile(self) -> None:
+        """Runs a prompt and steps behind it as `generate` does, so that compiling is part of loading."""
+        for new in _COMPILED_LENGTHS:
+            self.forward(np.zeros((1, new), dtype=np.int64), logits_to_keep=1)
+        self.reset()
+
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(values)).to(self._device)
+        # A copy, since numpy's strides of axes of length 1 vary, and compiled code would be compiled again for each.
+        return torch.tensor(values, device=self._device)

@@ -10,7 +10,19 @@ import pytest
 from llama4_pipeline import cli
 from llama4_pipeline.errors import CheckFailed, InputError
 
-COMMANDS = ("run", "plan", "export", "validate", "quantize", "bench", "eval", "generate", "models", "store")
+COMMANDS = (
+    "run",
+    "plan",
+    "export",
+    "validate",
+    "quantize",
+    "gguf",
+    "bench",
+    "eval",
+    "generate",
+    "models",
+    "store",
+)
 
 
 def test_help_lists_the_commands_without_loading_what_they_need() -> None:

@@ -9,7 +9,7 @@ import pytest
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
-from llama4_pipeline.metrics.isolated import BenchRequest, measure_interleaved, measure_isolated
+from llama4_pipeline.metrics.isolated import BenchRequest, last_line, measure_interleaved, measure_isolated
 
 
 def request(checkpoint: Path, **fields) -> BenchRequest:
@@ -52,3 +52,8 @@ def test_a_process_that_is_killed_is_told(tiny_random_checkpoint):
     killer.start()
     with pytest.raises(CheckFailed, match="bench of pytorch on tiny ended by signal 9"):
         measure_isolated(killed)
+
+
+def test_a_process_that_takes_too_long_is_ended():
+    with pytest.raises(CheckFailed, match=r"sleep took more than 1 s"):
+        last_line(["sleep", "60"], "sleep", limit_seconds=1)

@@ -8,6 +8,7 @@ from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.roofline import (
+    bytes_by_node,
     cache_read_bytes,
     roofline_share,
     stored_checkpoint,
@@ -42,6 +43,15 @@ def test_a_graph_reads_what_the_architecture_says(checkpoint, graphs, form):
     assert stored.precision == "float32"
     assert stored.cache_element_bytes == 4
     assert stored.weight_bytes >= 4 * architecture.parameters()
+
+
+@pytest.mark.parametrize("form", ["portable", "fused"])
+def test_the_nodes_read_together_what_the_graph_reads(graphs, form):
+    nodes = sum(node.read_bytes for node in bytes_by_node(graphs[form]).values())
+    # Constants that several nodes read count once for each.
+    assert (
+        stored_graph(graphs[form]).active_bytes <= nodes + 1 < stored_graph(graphs[form]).active_bytes + 1500
+    )
 
 
 def test_a_checkpoint_reads_by_its_type(checkpoint):

@@ -1,0 +1,190 @@
+"""Measures every engine on the same weights; writes docs/results/<machine>.json, docs/benchmarks.md, README's table."""
+
+import argparse
+import datetime
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.isolated import last_line
+from llama4_pipeline.metrics.machine import Machine, describe_machine, measure_read_bandwidth
+from llama4_pipeline.progress import Progress
+from llama4_pipeline.runtime.engines import available_cores, find_engine
+from llama4_pipeline_tests.benchmark import quality
+from llama4_pipeline_tests.benchmark.cases import Entry, Model, find_models, plan_of
+from llama4_pipeline_tests.benchmark.engine import Request
+from llama4_pipeline_tests.benchmark.page import write_page, write_readme_table
+from llama4_pipeline_tests.benchmark.prepare import Workshop
+from llama4_pipeline_tests.benchmark.record import ModelRecord, Quality, Record, Row, Run, write_record
+from llama4_pipeline_tests.benchmark.targets import targets
+
+_LIMIT_SECONDS = 300.0  # of one process; compiling is what can take longer
+_REASON_CHARACTERS = 300
+_ROOT = Path(__file__).parents[2]
+_logger = logging.getLogger("llama4_pipeline.benchmark")
+
+
+def main() -> int:
+    """Runs the suite; returns 0 whatever the ratios are, since a machine may be slow without a fault of ours."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--models", default="", help="names of the catalog, separated by commas; the suite by default"
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured in turns")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument(
+        "--scratch", type=Path, default=Path("/var/tmp/llama4-benchmark"), help="graphs stay there"
+    )
+    parser.add_argument("--record", type=Path, help="write this file alone: no page, no README")
+    asked = parser.parse_args()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+    try:
+        models = find_models(tuple(filter(None, asked.models.split(","))), asked.device)
+        record = _measure(models, asked.rounds, asked.threads, asked.device, asked.scratch)
+    except (InputError, CheckFailed) as error:
+        _logger.error("%s", error)
+        return 2
+    file = asked.record or _ROOT / "docs" / "results" / f"{_slug(record.machine)}.json"
+    write_record(record, file)
+    if not asked.record:
+        write_page(record, file, _ROOT / "docs" / "benchmarks.md")
+        write_readme_table(record, _ROOT / "README.md")
+    for target in targets(record):
+        value = "" if target.value is None else f"{target.value:.3g}"
+        sign = ">=" if target.at_least else "<="
+        print(f"{target.verdict:<12} {value:>7} {sign} {target.bound:<5g} {target.model}: {target.what}")
+    return 0
+
+
+def _measure(models: list[Model], rounds: int, threads: int, device: str, scratch: Path) -> Record:
+    bandwidth = measure_read_bandwidth(threads, device)
+    return Record(
+        measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
+        commit=_commit(),
+        device=device,
+        threads=threads,
+        rounds=rounds,
+        machine=describe_machine(bandwidth),
+        models=[_measure_model(model, rounds, threads, device, scratch) for model in models],
+    )
+
+
+def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch: Path) -> ModelRecord:
+    workshop = Workshop(model, scratch)
+    bench = _Bench(model, workshop, threads, device)
+    bench.measure_in_turns(rounds)
+    qualities = _judge(model, workshop, bench.judged(), threads, device)
+    return ModelRecord(
+        name=model.name,
+        title=model.title,
+        parameters=Checkpoint.open(workshop.checkpoint, with_weights=False).architecture.parameters(),
+        rows=[bench.row(entry, qualities.get(entry.key)) for entry in model.entries],
+    )
+
+
+class _Bench:
+    """The rows of one model: what each opens, its runs, and why it has none."""
+
+    def __init__(self, model: Model, workshop: Workshop, threads: int, device: str) -> None:
+        self._model, self._threads, self._device = model, threads, device
+        self._paths: dict[str, Path] = {}
+        self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
+        self._reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
+        for entry in model.entries:
+            if not self._reasons[entry.key]:
+                with self._reason_kept(entry):
+                    self._paths[entry.key] = workshop.path(entry)
+
+    def measure_in_turns(self, rounds: int) -> None:
+        entries = self._model.entries
+        turns = [entry for each in range(rounds) for entry in entries if entry.interleaved or not each]
+        with Progress(self._model.title, total=len(turns), unit="runs", logger=_logger) as progress:
+            for entry in turns:
+                if not self._reasons[entry.key]:
+                    with self._reason_kept(entry):
+                        self._runs[entry.key].append(self._run(entry))
+                progress.advance(note=entry.key)
+
+    def judged(self) -> dict[str, tuple[str, Path]]:
+        """The rows whose quality is measured: engine, and what it opens."""
+        return {
+            entry.key: (entry.engine, self._paths[entry.key])
+            for entry in self._model.entries
+            if entry.is_quantized and self._runs[entry.key]
+        }
+
+    def row(self, entry: Entry, judged: Quality | None) -> Row:
+        runs = self._runs[entry.key]
+        title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
+        reason = self._reasons[entry.key]
+        return Row(key=entry.key, title=title, unavailable=reason, runs=runs, quality=judged)
+
+    def _run(self, entry: Entry) -> Run:
+        request = Request(
+            engine=entry.engine,
+            path=self._paths[entry.key],
+            dtype=entry.precision if find_engine(entry.engine).runs == "checkpoint" else "float32",
+            threads=self._threads,
+            device=self._device,
+            plan=plan_of(self._model, entry, self._device),
+        )
+        line = _child("engine", request.model_dump_json(), f"{entry.key} on {self._model.title}")
+        return Run.model_validate_json(line)
+
+    @contextmanager
+    def _reason_kept(self, entry: Entry) -> Iterator[None]:
+        """A row that fails says why, and the others go on."""
+        try:
+            yield
+        except CheckFailed as error:
+            _logger.error("%s", error)
+            self._reasons[entry.key] = str(error)[-_REASON_CHARACTERS:]
+
+
+def _judge(
+    model: Model, workshop: Workshop, judged: dict[str, tuple[str, Path]], threads: int, device: str
+) -> dict[str, Quality]:
+    if model.layers is not None or not judged:  # a part of a model, too large for float32, is for speed alone
+        return {}
+    request = quality.QualityRequest(
+        checkpoint=workshop.checkpoint, judged=judged, threads=threads, device=device
+    )
+    return quality.RESULTS.validate_json(
+        _child("quality", request.model_dump_json(), f"quality of {model.title}")
+    )
+
+
+def _child(module: str, request: str, what: str) -> str:
+    return last_line([sys.executable, "-m", f"{__package__}.{module}", request], what, _LIMIT_SECONDS)
+
+
+def _commit() -> str:
+    words = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
+    answer = subprocess.run(words, capture_output=True, text=True)
+    return answer.stdout.strip() or "no commit"
+
+
+def _slug(machine: Machine) -> str:
+    name = (
+        machine.gpu.split(",")[0]
+        if machine.gpu
+        else f"{machine.cpu}-{machine.cores}-cores-{_vectors(machine)}"
+    )
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _vectors(machine: Machine) -> str:
+    return machine.features[-1] if machine.features else ""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

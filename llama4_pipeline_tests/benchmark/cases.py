@@ -1,0 +1,106 @@
+"""What is measured: models, engines, and how much of each."""
+
+from dataclasses import dataclass
+
+from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.metrics.sweep import Plan
+
+MAX_CONTEXT = 4096
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: an engine in one precision.
+
+    Attributes:
+        engine: a name in `runtime.engines.ENGINES`.
+        precision: as `llama4-pipeline export`, `gguf` or, for a checkpoint, `bench --dtype` takes it.
+        interleaved: measured in every round; slow ones in the first only.
+    """
+
+    engine: str
+    precision: str
+    interleaved: bool = False
+
+    @property
+    def key(self) -> str:
+        """Names the row."""
+        return f"{self.engine} {self.precision}"
+
+    @property
+    def is_quantized(self) -> bool:
+        """Whether its quality is measured."""
+        return self.precision in ("int8", "int4", "q8_0", "q4_0", "fp16")
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model of the catalog with random weights, and its rows."""
+
+    name: str
+    layers: int | None
+    entries: tuple[Entry, ...]
+    plan: Plan
+
+    @property
+    def title(self) -> str:
+        """As the page names it."""
+        return self.name if self.layers is None else f"{self.name}, {self.layers} layers"
+
+
+_QUICK_PLAN = Plan(contexts=(16,), batches=(1,), new_tokens=8)
+_ROOFLINE_PLAN = Plan(prefills=(), contexts=(16,), batches=(1,), new_tokens=16)
+
+_CPU = (
+    Entry("onnxruntime", "int4", interleaved=True),
+    Entry("llama.cpp", "q4_0", interleaved=True),
+    Entry("onnxruntime", "int8", interleaved=True),
+    Entry("llama.cpp", "q8_0", interleaved=True),
+    Entry("onnxruntime", "fp32"),
+    Entry("pytorch", "bfloat16"),
+    Entry("pytorch", "float32"),
+    Entry("torch-compile", "bfloat16"),
+    Entry("torch-compile", "float32"),
+)
+_DENSE = _CPU[:6]  # what PyTorch is held against is `mini`
+_CUDA = (
+    Entry("onnxruntime", "int4", interleaved=True),
+    Entry("onnxruntime", "int8", interleaved=True),
+    Entry("onnxruntime", "fp16", interleaved=True),
+    Entry("pytorch", "float16", interleaved=True),
+    Entry("pytorch", "bfloat16", interleaved=True),
+    Entry("torch-compile", "float16"),
+    Entry("torch-compile", "bfloat16"),
+    Entry("tensorrt-llm", "float16"),
+)
+_SUITES = {
+    "cpu": {"mini": (None, _CPU), "mobilellm-r1-950m": (None, _DENSE), "scout": (4, _CPU[:1])},
+    "cuda": {"mini": (None, _CUDA), "7b": (None, _CUDA), "scout": (16, _CUDA[:1])},
+}
+
+
+def find_models(names: tuple[str, ...], device: str) -> list[Model]:
+    """The models to measure.
+
+    Args:
+        names: of the catalog; none asks for the suite of the device. Another name gets every row.
+        device: "cpu" or "cuda".
+
+    Raises:
+        InputError: a name that the catalog lacks.
+    """
+    suite, catalog = _SUITES[device], load_catalog()
+    models = []
+    for name in names or tuple(suite):
+        if name not in catalog:
+            raise InputError(f"no model {name!r} in the catalog; it has {', '.join(catalog)}")
+        layers, entries = suite.get(name, (None, _CUDA if device == "cuda" else _CPU))
+        models.append(Model(name, layers, entries, Plan() if layers is None else _ROOFLINE_PLAN))
+    return models
+
+
+def plan_of(model: Model, entry: Entry, device: str) -> Plan:
+    """How much of a row is measured: engines that take seconds for a token on the CPU get less."""
+    slow = device == "cpu" and not entry.interleaved
+    return _QUICK_PLAN if slow and model.plan == Plan() else model.plan

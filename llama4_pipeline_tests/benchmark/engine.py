@@ -1,0 +1,65 @@
+"""One engine in this process: `python -m llama4_pipeline_tests.benchmark.engine REQUEST` prints a `Run` as JSON."""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.metrics.bench import engine_facts
+from llama4_pipeline.metrics.memory import MemoryMeter
+from llama4_pipeline.metrics.roofline import cache_read_bytes
+from llama4_pipeline.metrics.sweep import Plan, measure_sweep
+from llama4_pipeline.runtime.engines import find_engine, open_decoder
+from llama4_pipeline_tests.benchmark.record import Run
+
+
+class Request(BaseModel):
+    """What to open and how much to measure."""
+
+    engine: str
+    path: Path
+    dtype: str
+    threads: int
+    device: str
+    plan: Plan
+
+
+def run(request: Request) -> Run:
+    """Opens and measures an engine."""
+    facts = engine_facts(request.engine, request.path, request.dtype)
+    assert facts.stored is not None and isinstance(facts.architecture, Architecture)
+    which = "graph" if find_engine(request.engine).runs == "graph" else "checkpoint"
+    memory = MemoryMeter(request.device)
+    start = time.perf_counter()
+    decoder = open_decoder(
+        request.engine,
+        graph=request.path if which == "graph" else None,
+        checkpoint=request.path if which == "checkpoint" else None,
+        dtype=request.dtype,
+        threads=request.threads,
+        device=request.device,
+    )
+    load_seconds = time.perf_counter() - start
+    sweep = measure_sweep(decoder, request.plan, memory)
+    return Run(
+        title=facts.title,
+        load_seconds=load_seconds,
+        sweep=sweep,
+        providers=decoder.providers(),
+        model_bytes=facts.model_bytes,
+        active_weight_bytes=facts.stored.active_bytes,
+        cache_read_bytes={
+            context: cache_read_bytes(
+                facts.architecture, context, request.plan.new_tokens + 1, facts.stored.cache_element_bytes
+            )
+            for context in request.plan.contexts
+        },
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+    print(run(Request.model_validate_json(sys.argv[1])).model_dump_json())

@@ -1,0 +1,64 @@
+"""Makes what the engines run: one synthetic checkpoint of a model, its graphs and its GGUF files."""
+
+import logging
+import shutil
+import sys
+from pathlib import Path
+
+from llama4_pipeline.artifacts.code_version import code_version
+from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline.metrics.isolated import last_line
+from llama4_pipeline.runtime.engines import find_engine
+from llama4_pipeline_tests.benchmark.cases import MAX_CONTEXT, Entry, Model
+
+_MAKERS = {
+    "graph": "llama4_pipeline.graph.one_stream:export_in_one_stream",
+    "gguf": "llama4_pipeline.llama4.gguf:write_gguf",
+}
+_logger = logging.getLogger(__name__)
+
+
+class Workshop:
+    """Holds what was made for a model, under names that change with the code that makes it."""
+
+    def __init__(self, model: Model, scratch: Path) -> None:
+        self._directory = scratch / model.title.replace(", ", "-").replace(" ", "-")
+        spec = load_catalog()[model.name]
+        changes = {} if model.layers is None else {"num_hidden_layers": model.layers}
+        if spec.source.startswith("local:"):
+            self.checkpoint = Path(spec.source.removeprefix("local:"))
+        else:
+            self.checkpoint = self._directory / "checkpoint"
+            write_synthetic_checkpoint(self.checkpoint, spec.config | changes, spec.seed, "bfloat16")
+
+    def path(self, entry: Entry) -> Path:
+        """What the engine of a row opens; made when it is not there yet.
+
+        Raises:
+            CheckFailed: the command that makes it failed; with what it said.
+        """
+        runs = find_engine(entry.engine).runs
+        if runs == "checkpoint":
+            return self.checkpoint
+        suffix = ".gguf" if runs == "gguf" else ""
+        version = code_version(_MAKERS[runs])[:12]
+        out = self._directory / f"{entry.precision}-{version}{suffix}"
+        if not out.exists():
+            self._remove_older(entry.precision, suffix)
+            asked = {
+                "graph": ["export", "--form", "fused", "--precision"],
+                "gguf": ["gguf", "--encoding"],
+            }[runs]
+            words = [*asked, entry.precision, "--max-context", str(MAX_CONTEXT), "--out", str(out)]
+            _logger.info("%s", " ".join(words))
+            command = [sys.executable, "-m", "llama4_pipeline.cli", *words]
+            last_line([*command, "--checkpoint", str(self.checkpoint)], f"{words[0]} in {entry.precision}")
+        return out
+
+    def _remove_older(self, precision: str, suffix: str) -> None:
+        for old in self._directory.glob(f"{precision}-*{suffix}"):
+            if old.is_dir() and not suffix:
+                shutil.rmtree(old)
+            elif suffix:
+                old.unlink()

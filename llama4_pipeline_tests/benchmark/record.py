@@ -1,0 +1,136 @@
+"""What the benchmark leaves: one JSON file for each machine."""
+
+import statistics
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from llama4_pipeline.metrics.machine import Machine
+from llama4_pipeline.metrics.sweep import Sweep
+
+
+class Run(BaseModel):
+    """One engine, once, in a process of its own."""
+
+    model_config = ConfigDict(frozen=True, protected_namespaces=())
+
+    title: str
+    load_seconds: float
+    sweep: Sweep
+    providers: dict[str, int]
+    model_bytes: int
+    active_weight_bytes: int
+    cache_read_bytes: dict[int, int]
+    """Tokens of context -> bytes of cache that a step reads."""
+
+
+class Quality(BaseModel):
+    """Divergence from float32 PyTorch on the same weights and tokens, nats per token."""
+
+    model_config = ConfigDict(frozen=True)
+
+    tokens: int
+    kl_divergence: float
+    kl_stderr: float
+    top1_agreement: float
+
+
+class Row(BaseModel):
+    """One engine on one model. Figures are medians over the runs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    title: str
+    unavailable: str | None = None
+    runs: list[Run] = []
+    quality: Quality | None = None
+
+    def median(self, figure: Callable[[Run], float | None]) -> float | None:
+        """Of a figure over the runs; None where it was not measured."""
+        found = [value for value in map(figure, self.runs) if value is not None]
+        return statistics.median(found) if found else None
+
+    def prefill(self, tokens: int) -> float | None:
+        """Tokens per second."""
+        ms = self.median(lambda run: run.sweep.prefill_ms.get(tokens))
+        return ms and 1000 * tokens / ms
+
+    def decode_ms(self, context: int) -> float | None:
+        """Milliseconds of a step."""
+        return self.median(lambda run: run.sweep.decode_ms.get(context))
+
+    def decode(self, context: int) -> float | None:
+        """Tokens per second."""
+        ms = self.decode_ms(context)
+        return ms and 1000 / ms
+
+    def throughput(self, batch: int) -> float | None:
+        """Tokens per second of all rows."""
+        return self.median(lambda run: run.sweep.throughput.get(batch))
+
+    def roofline(self, context: int, bandwidth: float) -> float | None:
+        """Time to read weights and cache once over the time of a step."""
+        ms = self.decode_ms(context)
+        if ms is None:
+            return None
+        run = self.runs[0]
+        return (run.active_weight_bytes + run.cache_read_bytes[context]) / bandwidth / (ms / 1000)
+
+    def memory_ratio(self) -> float | None:
+        """Peak over model file and cache."""
+        return self.median(
+            lambda run: run.sweep.peak_memory_bytes / (run.model_bytes + run.sweep.kv_cache_bytes)
+        )
+
+
+class ModelRecord(BaseModel):
+    """The rows of one model."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    title: str
+    parameters: int
+    rows: list[Row]
+
+    def row(self, key: str) -> Row | None:
+        """The row of an engine and precision, where it was measured."""
+        return next((row for row in self.rows if row.key == key and row.runs), None)
+
+
+class Record(BaseModel):
+    """A whole benchmark."""
+
+    model_config = ConfigDict(frozen=True)
+
+    measured_on: str
+    commit: str
+    device: str
+    threads: int
+    rounds: int
+    machine: Machine
+    models: list[ModelRecord]
+
+    @property
+    def bandwidth(self) -> float:
+        """Measured bytes per second."""
+        assert self.machine.read_bandwidth_bytes_per_second is not None
+        return self.machine.read_bandwidth_bytes_per_second
+
+
+def read_record(file: Path) -> Record:
+    """Reads what `write_record` wrote."""
+    return Record.model_validate_json(file.read_text())
+
+
+def write_record(record: Record, file: Path) -> None:
+    """Writes the file, its directory too."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(record.model_dump_json(indent=1) + "\n")
+
+
+def best(values: Sequence[float | None]) -> float | None:
+    """The largest of what was measured."""
+    return max((value for value in values if value is not None), default=None)

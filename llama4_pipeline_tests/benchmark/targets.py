@@ -1,0 +1,122 @@
+"""The ratios that are promised, each worked out from one record: met, missed, or not measured."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from llama4_pipeline_tests.benchmark.record import ModelRecord, Record, Row, best
+
+_BATCHES = (2, 4, 8)
+_PREFILLS = (128, 512)
+_SHORT, _LONG = 16, 2048
+_PYTORCH = ("pytorch float32", "pytorch bfloat16", "torch-compile float32", "torch-compile bfloat16")
+_ROOFLINE_SHARE = {"scout": 0.5}
+_USUAL_ROOFLINE_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Target:
+    """One promise.
+
+    Attributes:
+        model: as the page names it.
+        what: the ratio in words.
+        value: None where a row that it needs was not measured.
+        bound: what it must reach, or must not pass.
+        at_least: whether the bound is the least or the most.
+    """
+
+    model: str
+    what: str
+    value: float | None
+    bound: float
+    at_least: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """In one or two words."""
+        if self.value is None:
+            return "not measured"
+        return "met" if (self.value >= self.bound) == self.at_least or self.value == self.bound else "missed"
+
+
+def targets(record: Record) -> list[Target]:
+    """Every promise for every model of a record made on the CPU, or on CUDA."""
+    work_out = _on_cpu if record.device == "cpu" else _on_cuda
+    return [target for model in record.models for target in work_out(model, record.bandwidth)]
+
+
+def _on_cpu(model: ModelRecord, bandwidth: float) -> Iterator[Target]:
+    int4, int8 = model.row("onnxruntime int4"), model.row("onnxruntime int8")
+    share = _ROOFLINE_SHARE.get(model.name, _USUAL_ROOFLINE_SHARE)
+    value = int4 and int4.roofline(_SHORT, bandwidth)
+    yield Target(model.title, f"INT4 decode after {_SHORT}: share of the roofline", value, share)
+    if model.name in _ROOFLINE_SHARE:
+        return
+    yield from _against_llamacpp(model.title, "INT4", int4, "Q4_0", model.row("llama.cpp q4_0"), 1.0)
+    yield from _against_llamacpp(model.title, "INT8", int8, "Q8_0", model.row("llama.cpp q8_0"), 1.1)
+    rows = [model.row(key) for key in _PYTORCH]
+    pytorch = best([row and row.decode(_SHORT) for row in rows])
+    yield Target(
+        model.title,
+        f"INT4 decode after {_SHORT}: times the best of PyTorch",
+        _ratio(int4 and int4.decode(_SHORT), pytorch),
+        10.0,
+    )
+    for tokens in _PREFILLS:
+        pytorch = best([row and row.prefill(tokens) for row in rows])
+        yield Target(
+            model.title,
+            f"INT4 prefill of {tokens}: times the best of PyTorch",
+            _ratio(int4 and int4.prefill(tokens), pytorch),
+            2.0,
+        )
+    load = int4 and int4.median(lambda run: run.load_seconds)
+    yield Target(model.title, "INT4: seconds to load", load, 2.0, at_least=False)
+    yield Target(
+        model.title,
+        "INT4: peak memory over model file and KV cache",
+        int4 and int4.memory_ratio(),
+        1.25,
+        at_least=False,
+    )
+
+
+def _against_llamacpp(
+    model: str, ours: str, mine: Row | None, theirs: str, other: Row | None, decode_bound: float
+) -> Iterator[Target]:
+    """Speed at a quality not worse, and what a long context costs."""
+    pair = f"{ours} over llama.cpp {theirs}"
+    kl = _ratio(_kl(mine), _kl(other))
+    yield Target(model, f"KL divergence: {pair}", kl, 1.0, at_least=False)
+    for context, bound in ((_SHORT, decode_bound), (_LONG, 1.0)):
+        value = _ratio(mine and mine.decode(context), other and other.decode(context))
+        yield Target(model, f"decode after {context}: {pair}", value, bound)
+    for tokens in _PREFILLS:
+        value = _ratio(mine and mine.prefill(tokens), other and other.prefill(tokens))
+        yield Target(model, f"prefill of {tokens}: {pair}", value, 1.2)
+    slower = _ratio(mine and mine.decode_ms(_LONG), mine and mine.decode_ms(_SHORT))
+    yield Target(model, f"{ours}: step after {_LONG} over after {_SHORT}", slower, 1.3, at_least=False)
+    for batch in _BATCHES:
+        value = _ratio(mine and mine.throughput(batch), other and other.throughput(batch))
+        yield Target(model, f"decode at batch {batch}: {pair}", value, 1.0)
+
+
+def _on_cuda(model: ModelRecord, bandwidth: float) -> Iterator[Target]:
+    int4, fp16 = model.row("onnxruntime int4"), model.row("onnxruntime fp16")
+    if model.name == "7b":
+        share = int4 and int4.roofline(_SHORT, bandwidth)
+        yield Target(model.title, f"INT4 decode after {_SHORT}: share of the roofline", share, 0.5)
+    eager = best(
+        [row and row.decode(_SHORT) for row in map(model.row, ("pytorch float16", "pytorch bfloat16"))]
+    )
+    for name, row, bound in (("FP16", fp16, 2.0), ("INT4", int4, 4.0)):
+        value = _ratio(row and row.decode(_SHORT), eager)
+        yield Target(model.title, f"{name} decode after {_SHORT}: times PyTorch eager", value, bound)
+
+
+def _kl(row: Row | None) -> float | None:
+    return row.quality.kl_divergence if row and row.quality else None
+
+
+def _ratio(upper: float | None, lower: float | None) -> float | None:
+    return upper / lower if upper is not None and lower else None

@@ -1,0 +1,88 @@
+"""Ratios, worked out from a record made by hand, and what is said of them."""
+
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.metrics.sweep import Sweep
+from llama4_pipeline_tests.benchmark.page import BEGIN, END, write_page, write_readme_table
+from llama4_pipeline_tests.benchmark.record import (
+    ModelRecord,
+    Quality,
+    Record,
+    Row,
+    Run,
+    read_record,
+    write_record,
+)
+from llama4_pipeline_tests.benchmark.targets import targets
+
+
+def row(key: str, decode_ms: list[float], kl: float) -> Row:
+    runs = [
+        Run(
+            title=key,
+            load_seconds=1.0,
+            sweep=Sweep(
+                prefill_ms={128: 400.0, 512: 1600.0, 2048: 9000.0},
+                decode_ms={16: ms, 2048: 1.2 * ms},
+                throughput={1: 1000 / ms, 2: 1500 / ms, 4: 2000 / ms, 8: 2500 / ms},
+                kv_cache_bytes=100,
+                peak_memory_bytes=1200,
+            ),
+            providers={"CPU": 3},
+            model_bytes=900,
+            active_weight_bytes=10**8,
+            cache_read_bytes={16: 0, 2048: 10**7},
+        )
+        for ms in decode_ms
+    ]
+    quality = Quality(tokens=255, kl_divergence=kl, kl_stderr=kl / 10, top1_agreement=0.9)
+    return Row(key=key, title=key, runs=runs, quality=quality)
+
+
+@pytest.fixture
+def record() -> Record:
+    rows = [
+        row("onnxruntime int4", [10.0, 8.0, 9.0], kl=0.01),
+        row("llama.cpp q4_0", [9.9], kl=0.02),
+        Row(key="llama.cpp q8_0", title="llama.cpp Q8_0", unavailable="not installed"),
+    ]
+    return Record(
+        measured_on="2026-11-24",
+        commit="abc",
+        device="cpu",
+        threads=2,
+        rounds=3,
+        machine=describe_machine(20e9),
+        models=[ModelRecord(name="mini", title="mini", parameters=10**9, rows=rows)],
+    )
+
+
+def test_ratios_are_of_medians(record):
+    found = {target.what: target for target in targets(record)}
+    decode = found["decode after 16: INT4 over llama.cpp Q4_0"]
+    assert (decode.value, decode.verdict) == (pytest.approx(9.9 / 9.0), "met")
+    assert found["prefill of 128: INT4 over llama.cpp Q4_0"].verdict == "missed"
+    assert found["KL divergence: INT4 over llama.cpp Q4_0"].value == pytest.approx(0.5)
+    assert found["INT4 decode after 16: share of the roofline"].value == pytest.approx(5 / 9)
+    assert found["INT4: step after 2048 over after 16"].value == pytest.approx(1.2)
+    assert found["INT4: peak memory over model file and KV cache"].value == pytest.approx(1.2)
+    assert found["INT4 decode after 16: times the best of PyTorch"].verdict == "not measured"
+
+
+def test_the_page_and_the_table_are_of_the_record(record, tmp_path: Path):
+    file = tmp_path / "results" / "machine.json"
+    write_record(record, file)
+    assert read_record(file) == record
+    write_page(record, file, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "(results/machine.json)" in page
+    assert "Not measured here: llama.cpp Q8_0: not installed." in page
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write_readme_table(record, readme)
+    text = readme.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert "| onnxruntime int4 | 320 | 320 | 111 | 92.6 | 0.01 ± 0.001 | 56% |" in text

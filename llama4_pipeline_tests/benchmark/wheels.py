@@ -1,0 +1,84 @@
+"""Fetches the locked wheels for a machine with a GPU and no network, large ones cut into pieces."""
+
+import argparse
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_LOCKED = _ROOT / "constraints.txt"
+_HERE_ONLY = {
+    "onnxruntime",
+    "llama-cpp-python",
+    "mypy",
+    "ruff",
+    "pandas-stubs",
+    "types-psutil",
+    "types-tabulate",
+}
+_GPU_PACKAGES = ("onnxruntime-gpu>=1.31.1",)
+_PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34, 35)] + [
+    "manylinux2014_x86_64"
+]
+
+
+def main() -> int:
+    """Downloads, then cuts."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--python", required=True, help="version there, 3.12")
+    parser.add_argument("--has", default="", help="packages that are there, separated by commas")
+    parser.add_argument("--piece-mb", type=int, required=True)
+    asked = parser.parse_args()
+    there = {normalized(name) for name in asked.has.split(",") if name}
+    fetch(wanted(_LOCKED.read_text(), there), asked.python, asked.out)
+    for wheel in sorted(asked.out.glob("*.whl")):
+        cut(wheel, asked.piece_mb * 10**6)
+    return 0
+
+
+def wanted(locked: str, there: set[str]) -> list[str]:
+    """The requirements of a GPU machine, from the lines of constraints.txt and what it has (normalized names)."""
+    lines = [line for line in locked.splitlines() if line and not line.startswith("#")]
+    missing = [line for line in lines if normalized(line.split("==")[0]) not in there | _HERE_ONLY]
+    return missing + [each for each in _GPU_PACKAGES if normalized(each.split(">=")[0]) not in there]
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name.strip()).lower()
+
+
+def fetch(requirements: list[str], python: str, out: Path) -> None:
+    """Downloads wheels of another Python on Linux, without what they need: the lock names all of it."""
+    platforms = [word for platform in _PLATFORMS for word in ("--platform", platform)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--dest",
+        str(out),
+    ]
+    command += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, *platforms]
+    subprocess.run([*command, *requirements], check=True)
+
+
+def cut(file: Path, piece_bytes: int) -> list[Path]:
+    """Cuts a file that is larger than a piece into FILE.00, FILE.01, ... in place; `cat FILE.*` joins them."""
+    if file.stat().st_size <= piece_bytes:
+        return [file]
+    pieces = []
+    with file.open("rb") as stream:
+        while part := stream.read(piece_bytes):
+            pieces.append(file.with_name(f"{file.name}.{len(pieces):02d}"))
+            pieces[-1].write_bytes(part)
+    file.unlink()
+    return pieces
+
+
+if __name__ == "__main__":
+    sys.exit(main())

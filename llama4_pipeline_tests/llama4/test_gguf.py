@@ -1,0 +1,79 @@
+"""GGUF: what llama.cpp would compute differently is refused by name, and nothing is left behind."""
+
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
+from llama4_pipeline.metrics.roofline import stored_gguf
+from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
+
+gguf = pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
+
+from llama4_pipeline.llama4.gguf import write_gguf  # noqa: E402  behind the skip
+
+REPRESENTABLE = PECULIAR_CONFIG | {
+    "hidden_size": 64,
+    "intermediate_size_mlp": 96,
+    "moe_layers": None,
+    "floor_scale": 8192,
+    "attention_chunk_size": 8192,
+    "max_position_embeddings": 16384,
+}
+
+
+def write(tmp_path, encoding="f32", max_context=4096, **changes):
+    write_synthetic_checkpoint(tmp_path / "checkpoint", REPRESENTABLE | changes, seed=0, dtype="bfloat16")
+    out = tmp_path / "model.gguf"
+    write_gguf(Checkpoint.open(tmp_path / "checkpoint"), out, encoding, max_context)
+    return gguf.GGUFReader(out)
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "max_context"),
+    [
+        ("no_rope_layers", {"no_rope_layer_interval": 3}, 4096),
+        ("attention_chunk_size", {"attention_chunk_size": 64}, 4096),
+        ("attention_chunk_size", {"attention_chunk_size": None}, 9000),
+        ("floor_scale", {"floor_scale": 8}, 4096),
+        ("floor_scale", {"attn_temperature_tuning": False}, 8192),
+        ("use_qk_norm", {"use_qk_norm": False}, 4096),
+        ("moe_layers", {"moe_layers": [0, 2, 3]}, 4096),
+        ("attention_bias", {"attention_bias": True}, 4096),
+    ],
+)
+def test_what_llamacpp_cannot_represent_is_refused_by_its_key(tmp_path, key, changes, max_context):
+    with pytest.raises(InputError, match=f"config key {key}: llama.cpp cannot represent this model"):
+        write(tmp_path, max_context=max_context, **changes)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_what_the_context_does_not_reach_does_not_count(tmp_path):
+    write(tmp_path, max_context=4096, attention_chunk_size=None, attn_temperature_tuning=False)
+
+
+def test_a_width_that_is_no_multiple_of_the_block_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match="is 48 wide, no multiple of the 32 weights that share a scale in q4_0"
+    ):
+        write(tmp_path, "q4_0", hidden_size=48)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize(("encoding", "bits"), [("f16", 16), ("q8_0", 8.5), ("q4_0", 4.5)])
+def test_every_matrix_is_stored_in_the_encoding(tmp_path, encoding, bits):
+    for tensor in write(tmp_path, encoding).tensors:
+        whole = len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp.weight")
+        assert tensor.n_bytes * 8 == tensor.n_elements * (32 if whole else bits), tensor.name
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_bytes_that_a_token_reads(tmp_path, tied):
+    reader = write(tmp_path, "q8_0", tie_word_embeddings=tied, num_experts_per_tok=2)
+    stored, architecture = stored_gguf(tmp_path / "model.gguf")
+    assert (stored.precision, stored.cache_element_bytes) == ("Q8_0", 2)
+    assert stored.weight_bytes == sum(tensor.n_bytes for tensor in reader.tensors)
+    routed = sum(tensor.n_bytes for tensor in reader.tensors if "_exps." in tensor.name)
+    embedding = next(tensor.n_bytes for tensor in reader.tensors if tensor.name == "token_embd.weight")
+    row = 0 if tied else embedding // architecture.vocab_size
+    looked_up = 0 if tied else embedding
+    assert stored.active_bytes == pytest.approx(stored.weight_bytes - routed / 2 - looked_up + row, abs=1)

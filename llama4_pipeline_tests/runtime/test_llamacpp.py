@@ -1,0 +1,84 @@
+"""llama.cpp on a GGUF file of the same checkpoint: the same logits as PyTorch, row by row and step by step."""
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.runtime.engines import open_decoder
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+
+pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
+pytest.importorskip("llama_cpp", reason="llama-cpp-python is in the extra llamacpp")
+
+from llama4_pipeline.llama4.gguf import write_gguf
+
+REPRESENTABLE = {
+    "hidden_size": 64,
+    "intermediate_size_mlp": 96,
+    "floor_scale": 8192,
+    "attention_chunk_size": 8192,
+    "max_position_embeddings": 16384,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 16.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+MODELS = {
+    "experts": {"moe_layers": None, "num_experts_per_tok": 2},
+    "experts in every second layer": {"moe_layers": [1, 3], "rope_parameters": LLAMA3},
+    "dense": {"moe_layers": []},
+    "dense without QK norm": {"moe_layers": [], "use_qk_norm": False},
+    "dense, RoPE everywhere, tied": {
+        "moe_layers": [],
+        "no_rope_layers": [1, 1, 1, 1],
+        "tie_word_embeddings": True,
+    },
+}
+IDS = np.random.default_rng(0).integers(0, 131, (3, 40))
+
+
+@pytest.fixture(params=MODELS, ids=lambda name: name.replace(" ", "-"))
+def engines(request, tmp_path):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS[request.param]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "f32", 300)
+    llamacpp = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    yield llamacpp, open_decoder("pytorch", checkpoint=checkpoint, threads=1)
+    llamacpp.close()
+
+
+def test_rows_of_different_length_prefill_and_decode(engines):
+    llamacpp, pytorch = engines
+    mask = np.ones_like(IDS)
+    mask[1, :7] = mask[2, :30] = 0
+    mine, theirs = llamacpp.forward(IDS, mask), pytorch.forward(IDS, mask)
+    np.testing.assert_allclose(mine[mask == 1], theirs[mask == 1], atol=5e-5)
+    for column in range(3):
+        step = IDS[:, column : column + 1]
+        np.testing.assert_allclose(llamacpp.forward(step), pytorch.forward(step), atol=5e-5)
+    llamacpp.reset(), pytorch.reset()
+    kept = llamacpp.forward(IDS[:1], logits_to_keep=2)
+    np.testing.assert_allclose(kept, pytorch.forward(IDS[:1], logits_to_keep=2), atol=5e-5)
+
+
+def test_context_is_what_the_file_promises(tmp_path):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    decoder.forward(np.ones((2, 300), dtype=np.int64), logits_to_keep=1)
+    assert (
+        decoder.cache_bytes() == 2 * 300 * 4 * 2 * 2 * 16 * 2
+    )  # rows, tokens, layers, K and V, heads, width, f16
+    with pytest.raises(InputError, match="301 tokens do not fit"):
+        decoder.forward(np.ones((2, 1), dtype=np.int64))
+    decoder.close()
+
+
+def test_another_file_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"no GGUF")
+    with pytest.raises(InputError, match=r"llama\.cpp cannot load this file"):
+        open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf")
