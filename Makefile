@@ -15,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance check ui clean
+.PHONY: help setup demo test conformance large quality check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ conformance: setup ## Hold drawn configurations against transformers and write d
 
 large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
 	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
+
+quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
+	$(BIN)/python -m llama4_pipeline_tests.quality
 
 check: setup ## Check format, lint, types and the Dagster definitions
 	$(BIN)/ruff format --check .

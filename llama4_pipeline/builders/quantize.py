@@ -9,23 +9,32 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     """Quantizes the optimized graph to integers.
 
     Args:
-        inputs: `optimized_graph` and `datasets`, whose calibration text the methods that ask for it look at.
+        inputs: `checkpoint`, `optimized_graph` and `datasets`, whose calibration text the methods that ask for it
+            look at.
         parameters: `precision` ("int8" or "int4") and `method`.
         out: The directory to fill.
 
     Returns:
         Sizes, errors by tensor, and what stayed in float.
     """
-    from llama4_pipeline.graph.quantize import METHODS, quantize_graph
+    from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.methods import METHODS
 
     graph, method = inputs["optimized_graph"], parameters["method"]
+    terms = METHODS[method]
     calibration = None
-    if METHODS[method].needs_calibration:
+    if terms.calibration == "needed":
         calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", load_tokenizer(graph))
-    report = quantize_graph(
-        graph, out, precision=parameters["precision"], method=method, calibration=calibration
+    report = quantize(
+        graph,
+        out,
+        precision=parameters["precision"],
+        method=method,
+        calibration=calibration,
+        checkpoint=Checkpoint.open(inputs["checkpoint"]) if terms.checkpoint else None,
     )
     return {"quantize": report.to_json()}
 

@@ -233,6 +233,11 @@ _QUALITY = (
     Column("KL div.", _number("kl_divergence"), "From PyTorch on the same text, nats per token."),
     Column("top-1", _percent("top1_agreement"), "Positions where PyTorch's first choice is this engine's."),
     Column(
+        "other expert",
+        _percent("expert_change_share"),
+        "Choices of experts, by token and layer, that are not PyTorch's.",
+    ),
+    Column(
         "ROUGE-1 / 2 / L", _trained(_rouge), "Likeness to the reference summaries, F-measure from 0 to 1."
     ),
     Column("accuracy", _trained(_percent("accuracy")), "Share of classifications that are right."),

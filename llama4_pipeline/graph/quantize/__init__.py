@@ -32,6 +32,7 @@ from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
 from llama4_pipeline.graph.quantize.weights import Weight, find_weights
 from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.methods import DEFAULT_METHOD
 
 Precision = Literal["int8", "int4"]
 _Entry = TypeVar("_Entry")
@@ -48,7 +49,6 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 FALLBACK = KQuant()  # for matrices of which calibration says too little
 STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
 MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
-DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
 
 
 def quantize_graph(
