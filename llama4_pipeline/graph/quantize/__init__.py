@@ -6,6 +6,7 @@ percent of the output's range; 8-bit QMoE rounds activations at every level; zer
 float16 scales beside float32 activations, MatMulNBits does not. So level 4 is the default.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -30,9 +31,11 @@ from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group
 from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
-from llama4_pipeline.graph.quantize.weights import Weight, find_weights
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.methods import DEFAULT_METHOD
+
+_logger = logging.getLogger(__name__)
 
 Precision = Literal["int8", "int4"]
 _Entry = TypeVar("_Entry")
@@ -153,7 +156,12 @@ def quantize_model(
             method=chosen.name,
             accuracy_level=accuracy_level,
             tensors=tuple(
-                _tensor_report(stream, chosen.name, choice.fallbacks.get(stream.weight.name, {}))
+                _tensor_report(
+                    stream,
+                    chosen.name,
+                    choice.fallbacks.get(stream.weight.name, {}),
+                    tuple(choice.tokens.get(stream.weight.name, ())),
+                )
                 for stream in streamed
             ),
             stayed_float=stayed_float,
@@ -178,20 +186,26 @@ class _Choice:
 
     def __init__(self, method: Method, observed: LayerByLayer | None) -> None:
         self.fallbacks: dict[str, dict[int, str]] = {}
+        self.tokens: dict[str, list[int]] = {}
         self._method, self._observed = method, observed
 
     def of(self, weight: Weight) -> Choice:
         def choose(expert: int) -> tuple[Method, Statistics | None]:
-            statistics = self._observed.statistics(weight.name, expert) if self._observed else None
-            if not self._method.needs_calibration:
+            if self._observed is None:
+                return self._method, None
+            statistics = self._observed.statistics(weight.name, expert)
+            is_table = statistics is None and weight.layout is Layout.ROWS_FIRST
+            tokens = statistics.tokens if statistics else 0
+            if not is_table:
+                self.tokens.setdefault(weight.name, []).append(tokens)
+            if not self._method.needs_calibration or tokens >= MINIMUM_TOKENS:
                 return self._method, statistics
-            if statistics is not None and statistics.tokens >= MINIMUM_TOKENS:
-                return self._method, statistics
-            seen = (
-                "a table that is looked up"
-                if weight.experts == 1
-                else f"{statistics.tokens if statistics else 0} tokens"
-            )
+            seen = "a table that is looked up" if is_table else f"{tokens} tokens"
+            if weight.layout is Layout.EXPERTS:
+                _logger.warning(
+                    "%s, expert %d is starved: %d calibration tokens reach it, %s takes %s's place; give more text",
+                    weight.name, expert, tokens, FALLBACK.name, self._method.name,
+                )  # fmt: skip
             self.fallbacks.setdefault(weight.name, {})[expert] = f"{FALLBACK.name}: {seen}"
             return FALLBACK, statistics
 
@@ -218,7 +232,9 @@ def _initializer_bytes(graph: ir.Graph) -> int:
     )
 
 
-def _tensor_report(stream: StreamedWeight, method: str, fallbacks: dict[int, str]) -> TensorReport:
+def _tensor_report(
+    stream: StreamedWeight, method: str, fallbacks: dict[int, str], tokens: tuple[int, ...]
+) -> TensorReport:
     weight, scheme = stream.weight, stream.scheme
     return TensorReport(
         name=weight.name,
@@ -231,4 +247,5 @@ def _tensor_report(stream: StreamedWeight, method: str, fallbacks: dict[int, str
         bytes_after=weight.experts * scheme.nbytes(weight.rows, weight.inputs),
         relative_error=stream.relative_error,
         fallbacks=fallbacks,
+        tokens=tokens,
     )

@@ -19,6 +19,8 @@ class TensorReport:
         bytes_after: of codes, scales and zero points.
         relative_error: |W - W'| / |W| (Frobenius), for each expert.
         fallbacks: experts that another method quantised, with the reason.
+        tokens: of calibration that the router sent to each expert, or that a single matrix saw; empty without
+            calibration.
     """
 
     name: str
@@ -31,6 +33,7 @@ class TensorReport:
     bytes_after: int
     relative_error: tuple[float, ...]
     fallbacks: dict[int, str]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

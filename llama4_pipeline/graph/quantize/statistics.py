@@ -31,18 +31,23 @@ class Statistics:
         return np.argsort(-self.importance, kind="stable")
 
     @cached_property
+    def damped(self) -> np.ndarray:
+        """The Hessian with a little of its mean on the diagonal, float32 [K, K]."""
+        hessian = self.hessian.copy()
+        diagonal = np.diagonal(self.hessian)
+        mean = float(diagonal.mean()) or 1.0
+        index = np.arange(len(hessian))
+        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean).astype(np.float32)
+        return hessian
+
+    @cached_property
     def feedback(self) -> np.ndarray:
         """How the error of an input is made up for by later ones: float32 [K, K], in `order`.
 
         Upper Cholesky factor of the inverse of the damped Hessian (GPTQ, arXiv 2210.17323, step 3). Inputs that are
         always zero are given the mean, which leaves them alone.
         """
-        hessian = self.hessian[np.ix_(self.order, self.order)].astype(np.float64)
-        diagonal = np.diagonal(hessian)
-        mean = float(diagonal.mean()) or 1.0
-        index = np.arange(len(hessian))
-        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean)
-        inverse = np.linalg.inv(hessian)
+        inverse = np.linalg.inv(self.damped[np.ix_(self.order, self.order)].astype(np.float64))
         return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
 
 
