@@ -274,7 +274,7 @@ _STAGES = (
         "report",
         "One self-contained page: the table, the plots, and how the graph got there.",
         build="llama4_pipeline.builders.report:build_page",
-        inputs=("benchmarks", "benchmark_table"),
+        inputs=("benchmarks", "benchmark_table", "int4_graph"),
         libraries=("pandas", "matplotlib", "jinja2"),
         parameters=_present,
         group="report",

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama4_pipeline.builders.notes import note
+
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Quantizes the optimized graph to integers.
@@ -22,6 +24,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
     from llama4_pipeline.methods import METHODS
+    from llama4_pipeline.report.plots import to_png
+    from llama4_pipeline.report.sensitivity import draw_sensitivity
 
     graph, method = inputs["optimized_graph"], parameters["method"]
     terms = METHODS[method]
@@ -36,7 +40,11 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         calibration=calibration,
         checkpoint=Checkpoint.open(inputs["checkpoint"]) if terms.checkpoint else None,
     )
-    return {"quantize": report.to_json()}
+    facts = report.to_json()
+    if sensitivity := draw_sensitivity(facts):
+        note(out, "sensitivity.png", to_png(sensitivity))
+        note(out, "sensitivity.json", {name: facts[name] for name in ("sensitivity", "expert_sensitivity")})
+    return {"quantize": facts}
 
 
 def build_float16(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -225,10 +225,10 @@ _THROUGHPUT = (
         _percent("roofline_share"),
         "Share of the speed that reading weights and cache once allows.",
     ),
+    Column("KV cache", _bytes("kv_cache_bytes"), "Allocated for keys and values at batch 1."),
 )
 _QUALITY = (
     Column("model file", _bytes("model_bytes"), "Weights as stored."),
-    Column("KV cache", _bytes("kv_cache_bytes"), "Allocated for keys and values at batch 1."),
     Column("perplexity", _trained(_perplexity), "On held-out text, with its standard error."),
     Column("KL div.", _number("kl_divergence"), "From PyTorch on the same text, nats per token."),
     Column("top-1", _percent("top1_agreement"), "Positions where PyTorch's first choice is this engine's."),

@@ -103,8 +103,12 @@ def quantize_graph(
     )
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
-    shares = {group.weights[0]: value for group, value in sensitivity.items()}
-    return replace(report(), sensitivity=shares)
+    whole = {group.weights[0]: value for group, value in sensitivity.items() if group.expert is None}
+    by_expert: dict[str, list[float]] = {}
+    for group, value in sensitivity.items():
+        if group.expert is not None:
+            by_expert.setdefault(group.weights[0], []).append(value)
+    return replace(report(), sensitivity=whole, expert_sensitivity=by_expert)
 
 
 def quantize_model(

@@ -51,6 +51,7 @@ class QuantizeReport:
         seconds: wall time.
         sensitivity: where bits were mixed, the divergence in nats per token that rounding one weight alone makes, by
             weight; both weights of a MoE are rounded together and stand under the first.
+        expert_sensitivity: the same of each expert alone, by its first weight; empty for a model of many experts.
     """
 
     precision: str
@@ -62,6 +63,7 @@ class QuantizeReport:
     bytes_after: int
     seconds: float
     sensitivity: dict[str, float] = field(default_factory=dict)
+    expert_sensitivity: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
