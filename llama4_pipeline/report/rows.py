@@ -233,7 +233,7 @@ _QUALITY = (
     Column("KL div.", _number("kl_divergence"), "From PyTorch on the same text, nats per token."),
     Column("top-1", _percent("top1_agreement"), "Positions where PyTorch's first choice is this engine's."),
     Column(
-        "other expert",
+        "rerouted",
         _percent("expert_change_share"),
         "Choices of experts, by token and layer, that are not PyTorch's.",
     ),

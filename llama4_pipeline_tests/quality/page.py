@@ -15,7 +15,7 @@ from llama4_pipeline_tests.quality.bounds import DEFAULTS, LARGEST_LOSS, LARGEST
 from llama4_pipeline_tests.quality.measure import CATALOG, Row
 
 _HEADS = (
-    "precision", "method", "size", "perplexity", "loss", "KL, nats", "top-1", "other expert", "accuracy",
+    "precision", "method", "size", "perplexity", "loss", "KL, nats", "top-1", "rerouted", "accuracy",
     "ROUGE-L", "seconds",
 )  # fmt: skip
 
@@ -29,7 +29,7 @@ model by every method, and judges each graph on held-out text and the two tasks,
 - **size**: `model.onnx` and its data.
 - **loss**: increase of perplexity over PyTorch float32, with the standard error of the paired difference.
 - **KL, top-1**: mean divergence from PyTorch's predictions, and positions where both prefer the same token.
-- **other expert**: choices of an expert, by token and layer, that are not PyTorch's.
+- **rerouted**: choices of an expert, by token and layer, that are not PyTorch's.
 - **seconds**: that the method took.
 
 The pipeline's own choice for each precision is in bold.
