@@ -79,10 +79,18 @@ def needs(demand: Demand, stage: str) -> Needs:
     return Needs(memory, math.ceil(_disk(demand, stage)), device)
 
 
-def conversion_needs(graph_bytes: int, precision: str) -> Needs:
-    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4"."""
+def conversion_needs(graph_bytes: int, precision: str, trained: bool = False) -> Needs:
+    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4".
+
+    Args:
+        graph_bytes: Of the graph's files.
+        precision: To make.
+        trained: Whether the checkpoint is trained for it, beside its float original.
+    """
     _, bits = _GRAPH_BITS[f"{precision}_graph"]
-    return Needs(_PROCESS_BYTES + 3 * _BLOCK_BYTES, math.ceil(graph_bytes / 32 * bits))
+    training = graph_bytes / _GRAPH_BYTES * (_TRAINING_BYTES + _GRAPH_BYTES) if trained else 0
+    memory = _PROCESS_BYTES + 3 * _BLOCK_BYTES + math.ceil(training)
+    return Needs(memory, math.ceil(graph_bytes / 32 * bits))
 
 
 def whole_validation_bytes(architecture: Architecture) -> int:

@@ -12,7 +12,7 @@ from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
-from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, check_terms
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, check_terms
 from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
@@ -192,7 +192,7 @@ def quantize(
 
     start = time.monotonic()
     size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    needed = conversion_needs(size, precision)
+    needed = conversion_needs(size, precision, trained=method == QAT)
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
         convert = _conversion(precision, method, block_size, calibration, checkpoint)

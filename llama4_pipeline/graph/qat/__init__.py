@@ -8,7 +8,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph
@@ -20,6 +20,9 @@ from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import QAT
+
+if TYPE_CHECKING:
+    from llama4_pipeline.graph.qat.training import QatPlan
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,13 @@ class QatReport:
 
 
 def quantize_aware(
-    checkpoint: Checkpoint, graph: Path, out: Path, *, precision: Precision, calibration: Calibration
+    checkpoint: Checkpoint,
+    graph: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    calibration: Calibration,
+    plan: "QatPlan | None" = None,
 ) -> QatReport:
     """Trains a checkpoint for a precision and writes the quantized graph of the result.
 
@@ -59,6 +68,7 @@ def quantize_aware(
         out: directory to write.
         precision: "int8" or "int4".
         calibration: texts to learn on.
+        plan: how long and how fast; the default is for the embedded model: two minutes on two cores.
 
     Raises:
         InputError: the graph was made from another architecture.
@@ -72,7 +82,7 @@ def quantize_aware(
     stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
     if strange := sorted(schemes.keys() - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")
-    plan = QatPlan()
+    plan = plan or QatPlan()
     model = checkpoint.load_model("float32")
     start = time.monotonic()
     divergence = train_quantized(model, schemes, calibration, plan)

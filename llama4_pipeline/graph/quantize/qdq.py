@@ -2,7 +2,8 @@
 
 It knows MatMul and Gather. Experts, which lie in MoE nodes, stay in float32, and with them most of the bytes of a
 mixture; weights have one scale an output, activations one scale a tensor (measured on the calibration text when
-static, taken anew on every call when dynamic). Routers are kept out, as everywhere in this package.
+static, taken anew on every call when dynamic). Weights are unsigned: processors with AVX2 and without VNNI add up
+products of unsigned and signed bytes in 16 bits, which overflow. Routers are kept out, as everywhere in this package.
 """
 
 import shutil
@@ -80,7 +81,7 @@ def _run(graph: ir.Graph, source: Path, target: Path, method: str, calibration: 
         "op_types_to_quantize": _OPERATORS,
         "nodes_to_exclude": [node.name for node in graph if _is_router(node)],
         "per_channel": True,
-        "weight_type": QuantType.QInt8,
+        "weight_type": QuantType.QUInt8,
         "use_external_data_format": True,
     }
     if method == QDQ_DYNAMIC:
