@@ -88,7 +88,6 @@ def measure_model(name: str, scratch: Path, only: str = "") -> list[Row]:
     for precision, method in _ROWS:
         if only not in f"{precision} {method}":
             continue
-        _logger.info("%s %s %s", name, precision, method)
         start = time.monotonic()
         graph = _quantized(inputs, precision, method, scratch / f"{precision}-{method}")
         seconds = time.monotonic() - start
@@ -97,6 +96,7 @@ def measure_model(name: str, scratch: Path, only: str = "") -> list[Row]:
         quality = quality.model_copy(update={"expert_change_share": share})
         size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
         rows.append(Row(name, precision, method, size, seconds, quality))
+        _logger.info("%s: perplexity %+.3f%%, %d bytes, %.0f s", rows[-1], 100 * rows[-1].loss, size, seconds)
         if graph.is_relative_to(scratch):
             shutil.rmtree(graph)
     return rows

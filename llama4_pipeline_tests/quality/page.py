@@ -10,9 +10,11 @@ from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.graph.quantize import FALLBACK, MINIMUM_TOKENS
 from llama4_pipeline.methods import METHODS
 from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.report.plots import to_png
 from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.quality.bounds import DEFAULTS, LARGEST_LOSS, LARGEST_SHARE_OF_RTN
 from llama4_pipeline_tests.quality.measure import CATALOG, Row
+from llama4_pipeline_tests.quality.picture import draw_tradeoff
 
 _HEADS = (
     "precision", "method", "size", "perplexity", "loss", "KL, nats", "top-1", "rerouted", "accuracy",
@@ -33,6 +35,8 @@ model by every method, and judges each graph on held-out text and the two tasks,
 - **seconds**: that the method took.
 
 The pipeline's own choice for each precision is in bold.
+
+![Divergence against size, by method and precision](quality.png)
 """
 _MODEL = """
 ## {model}
@@ -73,6 +77,7 @@ def write_page(page: Path, measured: Mapping[str, Sequence[Row]]) -> None:
     methods = "\n".join(map(_method, METHODS))
     tail = _TAIL.format(bounds=_bounds(), methods=methods, minimum=MINIMUM_TOKENS, fallback=FALLBACK.name)
     page.parent.mkdir(exist_ok=True)
+    page.with_suffix(".png").write_bytes(to_png(draw_tradeoff(measured)))
     page.write_text("".join([head, *models, tail]))
 
 
