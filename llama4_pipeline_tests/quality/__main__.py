@@ -9,6 +9,7 @@ from pathlib import Path
 from llama4_pipeline_tests.quality.bounds import faults
 from llama4_pipeline_tests.quality.measure import MODELS, measure_model
 from llama4_pipeline_tests.quality.page import table, write_page
+from llama4_pipeline_tests.quality.sizes import measure_sizes, size_faults
 
 PAGE = Path(__file__).parents[2] / "docs" / "quality.md"
 _logger = logging.getLogger("quality")
@@ -31,9 +32,12 @@ def main() -> int:
         with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
             measured[model] = measure_model(model, Path(scratch), asked.only)
         print(f"{model}\n\n{table(measured[model])}\n", flush=True)
-    if not asked.model and not asked.only:
-        write_page(asked.page, measured)
     missed = [fault for rows in measured.values() for fault in faults(rows)]
+    if not asked.model and not asked.only:
+        with tempfile.TemporaryDirectory(prefix="quality-") as scratch:
+            sizes = measure_sizes(Path(scratch))
+        write_page(asked.page, measured, sizes)
+        missed += size_faults(sizes)
     for fault in missed:
         _logger.error("%s", fault)
     return 1 if missed else 0

@@ -15,6 +15,7 @@ from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.quality.bounds import DEFAULTS, LARGEST_LOSS, LARGEST_SHARE_OF_RTN
 from llama4_pipeline_tests.quality.measure import CATALOG, Row
 from llama4_pipeline_tests.quality.picture import draw_tradeoff
+from llama4_pipeline_tests.quality.sizes import LARGEST_SHARE, MODEL
 
 _HEADS = (
     "precision", "method", "size", "perplexity", "loss", "KL, nats", "top-1", "rerouted", "accuracy",
@@ -63,7 +64,7 @@ An expert that fewer than {minimum} calibration tokens reach is quantized by `{f
 """
 
 
-def write_page(page: Path, measured: Mapping[str, Sequence[Row]]) -> None:
+def write_page(page: Path, measured: Mapping[str, Sequence[Row]], sizes: Mapping[str, float]) -> None:
     """Writes the page of all models anew."""
     machine = describe_machine()
     head = _HEAD.format(
@@ -75,7 +76,9 @@ def write_page(page: Path, measured: Mapping[str, Sequence[Row]]) -> None:
     )
     models = [_model(rows) for rows in measured.values()]
     methods = "\n".join(map(_method, METHODS))
-    tail = _TAIL.format(bounds=_bounds(), methods=methods, minimum=MINIMUM_TOKENS, fallback=FALLBACK.name)
+    tail = _TAIL.format(
+        bounds=_bounds(sizes), methods=methods, minimum=MINIMUM_TOKENS, fallback=FALLBACK.name
+    )
     page.parent.mkdir(exist_ok=True)
     page.with_suffix(".png").write_bytes(to_png(draw_tradeoff(measured)))
     page.write_text("".join([head, *models, tail]))
@@ -103,7 +106,7 @@ def _method(name: str) -> str:
     return f"| `{name}` | {', '.join(terms.precisions)} | {terms.does} | {', '.join(needs)} |"
 
 
-def _bounds() -> str:
+def _bounds(sizes: Mapping[str, float]) -> str:
     losses = [
         f"- {precision} {method}: perplexity at most {bound:+.1%}"
         for (precision, method), bound in LARGEST_LOSS.items()
@@ -113,6 +116,10 @@ def _bounds() -> str:
             *losses,
             f"- int4 {DEFAULTS['int4']}: at most {LARGEST_SHARE_OF_RTN:.0%} of the loss of rtn at the same size",
             "- all of these: accuracy and ROUGE-L no more than a standard error below float32",
+            *(
+                f"- {MODEL} in {precision}: {share:.3f} of the float32 size, at most {LARGEST_SHARE[precision]}"
+                for precision, share in sizes.items()
+            ),
         ]
     )
 
