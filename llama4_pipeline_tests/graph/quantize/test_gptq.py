@@ -48,6 +48,15 @@ def test_independent_inputs_leave_little_to_make_up_for() -> None:
     assert 0.8 * error(KQuant()) < error(Gptq()) <= error(KQuant())
 
 
+def test_feedback_is_the_factor_of_the_inverse() -> None:
+    x = _correlated(200)
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    feedback = statistics.feedback.astype(np.float64)
+    assert np.array_equal(feedback, np.triu(feedback))
+    hessian = statistics.damped[np.ix_(statistics.order, statistics.order)]
+    np.testing.assert_allclose(feedback.T @ feedback @ hessian, np.eye(200), atol=1e-4)
+
+
 def test_scales_fitted_to_outputs_are_the_least_squares_ones() -> None:
     x, scheme = _correlated(96), Scheme(4, 32, False)
     statistics = Statistics(x.T @ x / len(x), len(x))
