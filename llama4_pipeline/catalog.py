@@ -26,7 +26,7 @@ from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.text_config import DEFAULTS
-from llama4_pipeline.methods import METHODS
+from llama4_pipeline.methods import METHODS, QAT
 from llama4_pipeline.needs import Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
@@ -141,6 +141,9 @@ class ModelSpec(BaseModel):
             source=self.source.partition(":")[0],
             dtype=self.dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
+            trained_stages=tuple(
+                f"{precision}_graph" for precision, method in self.quantization if method == QAT
+            ),
         )
         return needs(demand, stage)
 

@@ -56,12 +56,14 @@ class Demand:
         source: "trained", "random", "hub" or "local".
         dtype: What its checkpoint is stored in.
         cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
+        trained_stages: Stages that train the model beside its float original.
     """
 
     architecture: Architecture
     source: str
     dtype: str
     cached_tokens: int
+    trained_stages: tuple[str, ...] = ()
 
 
 def needs(demand: Demand, stage: str) -> Needs:
@@ -104,6 +106,8 @@ def _memory(demand: Demand, stage: str) -> float:
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
+    if stage in demand.trained_stages:
+        return _PROCESS_BYTES + parameters * (_TRAINING_BYTES + _GRAPH_BYTES)
     if stage == "pytorch_baseline":
         return _PROCESS_BYTES + stored + cache
     if (
