@@ -21,7 +21,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance large benchmark profile gpu-wheels gpu-benchmark check ui clean
+.PHONY: help setup demo test conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -59,6 +59,9 @@ gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-whe
 
 gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write gpu-benchmark.json
 	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels gpu-benchmark.json $(BENCHMARK)
+
+quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
+	$(BIN)/python -m llama4_pipeline_tests.quality
 
 check: setup ## Check format, lint, types and the Dagster definitions
 	$(BIN)/ruff format --check .

@@ -17,13 +17,16 @@ from pydantic import (
     StrictInt,
     StrictStr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.text_config import DEFAULTS
+from llama4_pipeline.methods import METHODS, QAT
 from llama4_pipeline.needs import Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
@@ -58,6 +61,34 @@ class BenchmarkPlan(BaseModel):
     repeats: PositiveInt = 1
 
 
+class DataPlan(BaseModel):
+    """Where a model's data sets come from: a text, JSONL or Parquet file, or datasets:NAME:SPLIT; None is built in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    calibration: StrictStr | None = None
+    validation: StrictStr | None = None
+    summarise: StrictStr | None = None
+    classify: StrictStr | None = None
+
+
+class QuantizationPlan(BaseModel):
+    """The method that makes each precision; None is the pipeline's choice for the model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    int8: StrictStr | None = None
+    int4: StrictStr | None = None
+
+    @field_validator("int8", "int4")
+    @classmethod
+    def _check_method(cls, method: str | None, info: ValidationInfo) -> str | None:
+        fitting = [name for name, terms in METHODS.items() if info.field_name in terms.precisions]
+        if method is not None and method not in fitting:
+            raise ValueError(f"one of {', '.join(fitting)}")
+        return method
+
+
 class ModelSpec(BaseModel):
     """One table [models.NAME] of a catalog file.
 
@@ -72,6 +103,8 @@ class ModelSpec(BaseModel):
         nightly: Whether the nightly schedule measures it.
         max_context: Tokens that the fused graph and the measurements support.
         benchmark: How it is measured.
+        data: What it is calibrated and judged on.
+        quantization: How its weights are rounded.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +118,8 @@ class ModelSpec(BaseModel):
     nightly: StrictBool = False
     max_context: PositiveInt
     benchmark: BenchmarkPlan = BenchmarkPlan()
+    data: DataPlan = DataPlan()
+    quantization: QuantizationPlan = QuantizationPlan()
 
     @property
     def has_trained_weights(self) -> bool:
@@ -106,6 +141,9 @@ class ModelSpec(BaseModel):
             source=self.source.partition(":")[0],
             dtype=self.dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
+            trained_stages=tuple(
+                f"{precision}_graph" for precision, method in self.quantization if method == QAT
+            ),
         )
         return needs(demand, stage)
 
@@ -143,6 +181,13 @@ class ModelSpec(BaseModel):
                 f"benchmark.prompt_tokens + new_tokens of at most max_context ({self.max_context})"
             )
         return self
+
+
+_PLANS: dict[str, type[BaseModel]] = {
+    "benchmark": BenchmarkPlan,
+    "data": DataPlan,
+    "quantization": QuantizationPlan,
+}
 
 
 def load_catalog(user_file: Path | None = None) -> dict[str, ModelSpec]:
@@ -205,15 +250,19 @@ def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
                 f"{file}: the model name {name!r} is a directory's too, expected a-z, 0-9, '.', '_' and '-', "
                 "a letter or digit first"
             )
-        _resolve_directory(table, file)
+        _resolve_paths(table, file)
     return models
 
 
-def _resolve_directory(table: dict[str, Any], file: Path) -> None:
-    """Makes the directory of a "local:DIR" source absolute: it is relative to the catalog file."""
+def _resolve_paths(table: dict[str, Any], file: Path) -> None:
+    """Makes the directory of a "local:DIR" source, and data files, absolute: they are relative to the catalog file."""
     kind, _, directory = str(table.get("source")).partition(":")
     if kind == "local" and directory:
         table["source"] = f"local:{(file.parent / Path(directory).expanduser()).resolve()}"
+    data = table.get("data")
+    for name, source in data.items() if isinstance(data, dict) else ():
+        if isinstance(source, str) and not source.startswith(LIBRARY_PREFIX):
+            data[name] = str((file.parent / Path(source).expanduser()).resolve())
 
 
 def _model(name: str, table: dict[str, Any], file: Path) -> ModelSpec:
@@ -233,7 +282,7 @@ def _complaint(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"key {key} is missing"
     if first["type"] == "extra_forbidden":
-        fields = BenchmarkPlan.model_fields if key.startswith("benchmark.") else ModelSpec.model_fields
+        fields = _PLANS.get(key.partition(".")[0], ModelSpec).model_fields
         known = sorted(fields.keys() - {"name"})
         hint = _nearest(str(first["loc"][-1]), known) or f", expected one of {', '.join(known)}"
         return f"key {key} is unknown{hint}"

@@ -56,12 +56,14 @@ class Demand:
         source: "trained", "random", "hub" or "local".
         dtype: What its checkpoint is stored in.
         cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
+        trained_stages: Stages that train the model beside its float original.
     """
 
     architecture: Architecture
     source: str
     dtype: str
     cached_tokens: int
+    trained_stages: tuple[str, ...] = ()
 
 
 def needs(demand: Demand, stage: str) -> Needs:
@@ -79,10 +81,18 @@ def needs(demand: Demand, stage: str) -> Needs:
     return Needs(memory, math.ceil(_disk(demand, stage)), device)
 
 
-def conversion_needs(graph_bytes: int, precision: str) -> Needs:
-    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4"."""
+def conversion_needs(graph_bytes: int, precision: str, trained: bool = False) -> Needs:
+    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4".
+
+    Args:
+        graph_bytes: Of the graph's files.
+        precision: To make.
+        trained: Whether the checkpoint is trained for it, beside its float original.
+    """
     _, bits = _GRAPH_BITS[f"{precision}_graph"]
-    return Needs(_PROCESS_BYTES + 3 * _BLOCK_BYTES, math.ceil(graph_bytes / 32 * bits))
+    training = graph_bytes / _GRAPH_BYTES * (_TRAINING_BYTES + _GRAPH_BYTES) if trained else 0
+    memory = _PROCESS_BYTES + 3 * _BLOCK_BYTES + math.ceil(training)
+    return Needs(memory, math.ceil(graph_bytes / 32 * bits))
 
 
 def whole_validation_bytes(architecture: Architecture) -> int:
@@ -96,6 +106,8 @@ def _memory(demand: Demand, stage: str) -> float:
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
+    if stage in demand.trained_stages:
+        return _PROCESS_BYTES + parameters * (_TRAINING_BYTES + _GRAPH_BYTES)
     if stage == "pytorch_baseline":
         return _PROCESS_BYTES + stored + cache
     if (

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
 
@@ -85,7 +86,20 @@ def _files_of(directory: Path) -> dict[str, list[int]]:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; correct the model's source in the catalog")
     files = sorted(path for path in directory.iterdir() if path.is_file())
-    return {path.name: [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+    return {path.name: _state_of(path)[1] for path in files}
+
+
+def _datasets(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    sources = model.data.model_dump(exclude_none=True)
+    files = [Path(source) for source in sources.values() if not source.startswith(LIBRARY_PREFIX)]
+    return {"sources": sources, "files": dict(map(_state_of, files))} if sources else {}
+
+
+def _state_of(file: Path) -> tuple[str, list[int]]:
+    """Size and time of modification: enough to see that a file was replaced."""
+    if not file.is_file():
+        raise InputError(f"{file}: no such data file; correct the model's data in the catalog")
+    return str(file), [file.stat().st_size, file.stat().st_mtime_ns]
 
 
 def _export(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -103,15 +117,19 @@ def _revalidate(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int8", "method": "rtn"}
+    return {"precision": "int8", "method": model.quantization.int8 or "rtn"}
 
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"precision": "int4", "method": model.quantization.int4 or _default_int4(model)}
+
+
+def _default_int4(model: "ModelSpec") -> str:
     if not model.has_trained_weights:
-        return {"precision": "int4", "method": "rtn"}  # speed and size are all that such a model shows
+        return "rtn"  # speed and size are all that such a model shows
     architecture = model.architecture
     small = architecture is None or architecture.parameters() <= _MEASURED_SENSITIVITY_PARAMETERS
-    return {"precision": "int4", "method": "mixed" if small else "k_quant"}
+    return "mixed" if small else "k_quant"
 
 
 def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -145,6 +163,7 @@ _STAGES = (
         "Texts to calibrate quantization on, to take perplexity on, and two tasks: title a text, classify it.",
         build="llama4_pipeline.builders.datasets:build",
         libraries=("python",),
+        parameters=_datasets,
         group="source",
         kinds=("python",),
     ),
@@ -211,7 +230,7 @@ _STAGES = (
         "int8_graph",
         "The fused graph with every large weight in 8 bits, experts included.",
         build="llama4_pipeline.builders.quantize:build",
-        inputs=("optimized_graph", "datasets"),
+        inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int8,
         group="quantization",
@@ -220,7 +239,7 @@ _STAGES = (
         "int4_graph",
         "The fused graph with every large weight in 4 bits, experts included.",
         build="llama4_pipeline.builders.quantize:build",
-        inputs=("optimized_graph", "datasets"),
+        inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int4,
         group="quantization",
@@ -260,7 +279,7 @@ _STAGES = (
         "report",
         "One self-contained page: the table, the plots, and how the graph got there.",
         build="llama4_pipeline.builders.report:build_page",
-        inputs=("benchmarks", "benchmark_table"),
+        inputs=("benchmarks", "benchmark_table", "int4_graph"),
         libraries=("pandas", "matplotlib", "jinja2"),
         parameters=_present,
         group="report",

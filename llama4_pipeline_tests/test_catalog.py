@@ -238,3 +238,20 @@ def test_the_catalog_imports_no_heavy_library() -> None:
 
 def test_the_catalog_lies_in_the_package() -> None:
     assert CATALOG_FILE.is_file()
+
+
+def test_data_and_methods_of_a_model(user_file: Path) -> None:
+    table = TABLE.replace("[models.mine.config]", "").replace("num_hidden_layers = 2", "")
+    table += 'data = { validation = "texts/held-out.jsonl", calibration = "datasets:wiki:train" }\n'
+    table += 'quantization = { int4 = "qat" }\nconfig = { num_hidden_layers = 2 }\n'
+    user_file.write_text(table)
+    model = load_catalog(user_file)["mine"]
+    assert model.data.validation == str(user_file.parent / "texts" / "held-out.jsonl")
+    assert model.data.calibration == "datasets:wiki:train"
+    assert (model.quantization.int8, model.quantization.int4) == (None, "qat")
+    user_file.write_text(table.replace("qat", "qdq-static"))
+    with pytest.raises(InputError, match=r"quantization.int4 is 'qdq-static', expected one of rtn, k_quant"):
+        load_catalog(user_file)
+    user_file.write_text(table.replace("validation", "validate"))
+    with pytest.raises(InputError, match=r"key data.validate is unknown; did you mean validation"):
+        load_catalog(user_file)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.catalog import QuantizationPlan, load_catalog
 from llama4_pipeline.stages import STAGES
 
 GIB = 2**30
@@ -64,3 +64,10 @@ def test_on_a_gpu_the_weights_lie_in_its_memory() -> None:
     assert need.on_gpu().memory_bytes == GIB
     assert need.on_gpu().device_bytes == need.memory_bytes - GIB
     assert CATALOG["7b"].needs("int4_graph").device_bytes == 0
+
+
+def test_training_for_a_precision_needs_the_model_five_times() -> None:
+    plain = CATALOG["mini"]
+    trained = plain.model_copy(update={"quantization": QuantizationPlan(int4="qat")})
+    assert trained.needs("int8_graph") == plain.needs("int8_graph")
+    assert trained.needs("int4_graph").memory_bytes == pytest.approx(1.014e9 * 20 + GIB, rel=0.01)

@@ -4,7 +4,8 @@ from typing import Any
 
 import dagster as dg
 
-from llama4_pipeline.orchestration.materialization import declared, materialized, run
+from llama4_pipeline.builders.notes import NOTES
+from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.pipeline import Outcome
 
@@ -44,13 +45,33 @@ def int4_graph(
 def _quantized(outcome: Outcome) -> dg.MaterializeResult:
     report = outcome.artifact.facts["quantize"]
     worst = max(max(tensor["relative_error"]) for tensor in report["tensors"])
+    shown: dict[str, Any] = {}
+    if coverage := [_coverage(tensor) for tensor in report["tensors"] if len(tensor["tokens"]) > 1]:
+        shown["calibration_tokens_by_expert"] = dg.MetadataValue.table(coverage)
+    picture = outcome.artifact.directory / NOTES / "sensitivity.png"
+    if picture.is_file():
+        shown["sensitivity"] = image(picture)
     return materialized(
         outcome,
+        **shown,
         method=report["method"],
         quantized_tensors=len(report["tensors"]),
         largest_relative_error=worst,
         stayed_float=report["stayed_float"],
         **_sizes(report),
+    )
+
+
+def _coverage(tensor: dict[str, Any]) -> dg.TableRecord:
+    """The calibration tokens that each expert of a stack saw, and which were too few."""
+    starved = ", ".join(tensor["fallbacks"])
+    return dg.TableRecord(
+        {
+            "experts": tensor["name"],
+            "fewest": min(tensor["tokens"]),
+            "tokens by expert": ", ".join(map(str, tensor["tokens"])),
+            "starved": starved,
+        }
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.builders.measurements import read_measurements, request, write_measurements
-from llama4_pipeline.builders.quality import with_quality
+from llama4_pipeline.builders.quality import FIGURES, with_quality
 
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
@@ -50,5 +50,4 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
 
 def _quality_of(baseline: "Measurement", measured: "Measurement") -> "Measurement":
-    names = ("perplexity", "perplexity_stderr", "rouge1", "rouge2", "rougeL", "accuracy")
-    return measured.model_copy(update={name: getattr(baseline, name) for name in names})
+    return measured.model_copy(update={name: getattr(baseline, name) for name in FIGURES})

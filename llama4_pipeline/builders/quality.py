@@ -7,16 +7,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
 
-_FIGURES = (
+FIGURES = (
     "perplexity",
     "perplexity_stderr",
     "kl_divergence",
+    "kl_stderr",
     "top1_agreement",
+    "top1_stderr",
+    "expert_change_share",
     "rouge1",
     "rouge2",
     "rougeL",
+    "rougeL_stderr",
     "accuracy",
+    "accuracy_stderr",
 )
+"""What of the quality stands in the record of an engine."""
 
 
 def with_quality(
@@ -40,12 +46,14 @@ def with_quality(
     if not parameters["trained"] or measurement.unavailable:
         return measurement
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
-    from llama4_pipeline.metrics.evaluate import evaluate
+    from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph
     from llama4_pipeline.runtime.engines import open_decoder
 
     device = parameters["device"]
-    original = open_decoder("pytorch", checkpoint=checkpoint, device=device)
-    judged = open_decoder("onnxruntime", graph=graph, device=device) if graph else original
     data = {name: datasets / f"{name}.jsonl" for name in ("validation", "summarise", "classify")}
-    quality = evaluate(judged, load_tokenizer(checkpoint), data, original if graph else None)
-    return measurement.model_copy(update={name: getattr(quality, name) for name in _FIGURES})
+    if graph:
+        quality = evaluate_graph(graph, data, checkpoint, device=device)
+    else:
+        original = open_decoder("pytorch", checkpoint=checkpoint, device=device)
+        quality = evaluate(original, load_tokenizer(checkpoint), data)
+    return measurement.model_copy(update={name: getattr(quality, name) for name in FIGURES})

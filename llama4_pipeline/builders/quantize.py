@@ -4,30 +4,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llama4_pipeline.builders.notes import note
+
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Quantizes the optimized graph to integers.
 
     Args:
-        inputs: `optimized_graph` and `datasets`, whose calibration text the methods that ask for it look at.
+        inputs: `checkpoint`, `optimized_graph` and `datasets`, whose calibration text the methods that ask for it
+            look at.
         parameters: `precision` ("int8" or "int4") and `method`.
         out: The directory to fill.
 
     Returns:
         Sizes, errors by tensor, and what stayed in float.
     """
-    from llama4_pipeline.graph.quantize import METHODS, quantize_graph
+    from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.methods import METHODS
+    from llama4_pipeline.report.plots import to_png
+    from llama4_pipeline.report.sensitivity import draw_sensitivity
 
     graph, method = inputs["optimized_graph"], parameters["method"]
+    terms = METHODS[method]
     calibration = None
-    if METHODS[method].needs_calibration:
+    if terms.calibration == "needed":
         calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", load_tokenizer(graph))
-    report = quantize_graph(
-        graph, out, precision=parameters["precision"], method=method, calibration=calibration
+    report = quantize(
+        graph,
+        out,
+        precision=parameters["precision"],
+        method=method,
+        calibration=calibration,
+        checkpoint=Checkpoint.open(inputs["checkpoint"]) if terms.checkpoint else None,
     )
-    return {"quantize": report.to_json()}
+    facts = report.to_json()
+    if sensitivity := draw_sensitivity(facts):
+        note(out, "sensitivity.png", to_png(sensitivity))
+        note(out, "sensitivity.json", {name: facts[name] for name in ("sensitivity", "expert_sensitivity")})
+    return {"quantize": facts}
 
 
 def build_float16(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """The table and the page."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from llama4_pipeline.builders.measurements import measured_on, read_measurements
+from llama4_pipeline.builders.notes import NOTES
 
 
 def build_table(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
     """Writes the report as one page, and its plots as pictures for the asset's page.
 
     Args:
-        inputs: `benchmarks`.
+        inputs: `benchmarks` and `int4_graph`, whose sensitivities are drawn if it measured any.
         parameters: `model` and `trained`.
         out: The directory to fill.
 
@@ -39,17 +41,23 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
     from llama4_pipeline.report.html import render_page
     from llama4_pipeline.report.plots import PLOTS, to_png
     from llama4_pipeline.report.rows import table_rows
+    from llama4_pipeline.report.sensitivity import draw_sensitivity
 
+    note = inputs["int4_graph"] / NOTES / "sensitivity.json"
+    sensitivity = draw_sensitivity(json.loads(note.read_bytes())) if note.is_file() else None
     measurements = read_measurements(inputs["benchmarks"])
     page = render_page(
         measurements,
         command=f"llama4-pipeline run --model {parameters['model']}",
         measured_on=measured_on(inputs["benchmarks"]),
         random_weights=_random_weights(parameters),
+        sensitivity=sensitivity,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     rows = table_rows(measurements, _random_weights(parameters))
     drawn = {plot.name: figure for plot in PLOTS if (figure := plot.draw(rows)) is not None}
+    if sensitivity is not None:
+        drawn["sensitivity"] = sensitivity
     for name, figure in drawn.items():
         (out / f"{name}.png").write_bytes(to_png(figure))
     return {"plots": list(drawn)}

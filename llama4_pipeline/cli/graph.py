@@ -12,6 +12,7 @@ from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, check_terms
 from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
@@ -153,9 +154,17 @@ def validate(
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
 @click.option("--precision", required=True, type=click.Choice(["fp16", *_QUANTIZED]))
 @click.option(
-    "--method", metavar="NAME", help="rtn, k_quant, gptq, mixed.  [default: rtn for int8, k_quant for int4]"
+    "--method",
+    type=click.Choice(list(METHODS)),
+    help="; ".join(f"{name}: {terms.does}" for name, terms in METHODS.items())
+    + f".  [default: {', '.join(f'{method} for {precision}' for precision, method in DEFAULT_METHOD.items())}]",
 )
-@click.option("--calibration", type=FILE, metavar="FILE", help="Text, for methods that look at activations.")
+@click.option(
+    "--calibration",
+    metavar="DATA",
+    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT.",
+)
+@click.option("--checkpoint", metavar="DIR", help="The graph's PyTorch original, which qat trains.")
 @click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
 @json_option
 def quantize(
@@ -163,24 +172,30 @@ def quantize(
     out: Path,
     precision: Literal["fp16", "int8", "int4"],
     method: str | None,
-    calibration: Path | None,
+    calibration: str | None,
+    checkpoint: str | None,
     block_size: int | None,
     as_json: bool,
 ) -> None:
     """Store the weights of a graph in fewer bits."""
-    asked = {"precision": precision, "method": method, "block_size": block_size}
-    if precision == "fp16" and (method or block_size or calibration):
+    asked = {"precision": precision, "method": method, "block_size": block_size, "calibration": calibration}
+    if precision == "fp16" and (method or block_size or calibration or checkpoint):
         raise InputError(
-            "--precision fp16 rounds each weight alone: leave out --method, --block-size, --calibration"
+            "--precision fp16 rounds each weight alone: leave out --method, --block-size, --calibration, "
+            "--checkpoint"
         )
+    if precision != "fp16":
+        given = {"calibration": calibration, "checkpoint": checkpoint, "block_size": block_size}
+        chosen = method or DEFAULT_METHOD[precision]
+        check_terms(chosen, precision, **{name: value is not None for name, value in given.items()})
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()
     size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    needed = conversion_needs(size, precision)
+    needed = conversion_needs(size, precision, trained=method == QAT)
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
-        convert = _conversion(precision, method, block_size, calibration)
+        convert = _conversion(precision, method, block_size, calibration, checkpoint)
         reports = {"quantize": convert(graph, workspace.result).to_json()}
         write_manifest(
             workspace.result,
@@ -220,24 +235,27 @@ def _conversion(
     precision: Literal["fp16", "int8", "int4"],
     method: str | None,
     block_size: int | None,
-    calibration: Path | None,
+    calibration: str | None,
+    checkpoint: str | None,
 ) -> Step:
     if precision == "fp16":
         from llama4_pipeline.graph.convert import convert_to_float16
 
         return convert_to_float16
-    from llama4_pipeline.graph.quantize import DEFAULT_METHOD, quantize_graph
+    from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
-    from llama4_pipeline.graph.quantize.rtn import RoundToNearest
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
-    if calibration and (method or DEFAULT_METHOD[precision]) == RoundToNearest.name:
-        raise InputError(f"--method {RoundToNearest.name} looks at weights only: leave out --calibration")
-
     def convert(graph: Path, out: Path) -> _Report:
-        text = read_calibration(calibration, load_tokenizer(graph)) if calibration else None
-        return quantize_graph(
-            graph, out, precision=precision, method=method, block_size=block_size, calibration=text
+        return quantize(
+            graph,
+            out,
+            precision=precision,
+            method=method,
+            block_size=block_size,
+            calibration=read_calibration(calibration, load_tokenizer(graph)) if calibration else None,
+            checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
         )
 
     return convert

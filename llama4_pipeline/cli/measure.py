@@ -92,17 +92,11 @@ def evaluate(
     graph: Path, checkpoint: str | None, data: str, threads: int | None, device: str | None, as_json: bool
 ) -> None:
     """Measure quality: perplexity, divergence, ROUGE, accuracy."""
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
-    from llama4_pipeline.metrics.evaluate import evaluate as measure
-    from llama4_pipeline.runtime.engines import open_decoder
+    from llama4_pipeline.metrics.evaluate import evaluate_graph
 
     where = device or find_device().name
-    tokenizer = load_tokenizer(graph)
-    judged = open_decoder("onnxruntime", graph=graph, threads=threads or 0, device=where)
-    original = None
-    if checkpoint:
-        original = open_decoder("pytorch", checkpoint=checkpoint, threads=threads or 0, device=where)
-    record = measure(judged, tokenizer, data, original).model_dump(mode="json")
+    quality = evaluate_graph(graph, data, checkpoint, threads=threads or 0, device=where)
+    record = quality.model_dump(mode="json")
     show(record, as_lines(record), as_json)
 
 

@@ -24,7 +24,7 @@ from typing import Any
 from llama4_pipeline.data.tasks import pieces
 from llama4_pipeline.errors import InputError
 
-_LIBRARY_PREFIX = "datasets:"
+LIBRARY_PREFIX = "datasets:"
 _TEXT_SAMPLE_CHARACTERS = 900
 
 
@@ -123,7 +123,7 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
 
 def _rows(name: str) -> Iterator[tuple[str, Any]]:
     """The rows of a source, each with the place that an error names."""
-    if name.startswith(_LIBRARY_PREFIX):
+    if name.startswith(LIBRARY_PREFIX):
         yield from _library_rows(name)
         return
     path = Path(name)
@@ -176,7 +176,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _library_rows(name: str) -> Iterator[tuple[str, Any]]:
-    parts = name.removeprefix(_LIBRARY_PREFIX).split(":")
+    parts = name.removeprefix(LIBRARY_PREFIX).split(":")
     if len(parts) not in (2, 3) or not all(parts):
         raise InputError(f"{name}: expected datasets:NAME:SPLIT or datasets:NAME:CONFIGURATION:SPLIT")
     if find_spec("datasets") is None:

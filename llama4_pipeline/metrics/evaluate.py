@@ -43,6 +43,8 @@ class QualityResult(BaseModel):
     kl_max: float | None = None
     top1_agreement: float | None = None
     top1_stderr: float | None = None
+    expert_change_share: float | None = None
+    """Share of (token, MoE layer) pairs that go to other experts than in the reference."""
     summaries: int | None = None
     rouge1: float | None = None
     rouge1_stderr: float | None = None
@@ -53,6 +55,40 @@ class QualityResult(BaseModel):
     classifications: int | None = None
     accuracy: float | None = None
     accuracy_stderr: float | None = None
+
+
+def evaluate_graph(
+    graph: Path,
+    data: str | Path | Mapping[str, str | Path],
+    checkpoint: str | Path | None = None,
+    *,
+    threads: int = 0,
+    device: str = "cpu",
+) -> QualityResult:
+    """Measures everything that the data allows of a graph in ONNX Runtime, PyTorch float32 beside it.
+
+    Args:
+        graph: directory with model and tokenizer.
+        data: as in `evaluate`.
+        checkpoint: what the graph was made from; without it there is no divergence and no change of experts.
+        threads, device: as in `open_decoder`.
+
+    Raises:
+        InputError: as in `evaluate`.
+    """
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.metrics.expert_changes import expert_change_share
+    from llama4_pipeline.runtime.engines import open_decoder
+
+    tokenizer = load_tokenizer(graph)
+    judged = open_decoder("onnxruntime", graph=graph, threads=threads, device=device)
+    if checkpoint is None:
+        return evaluate(judged, tokenizer, data)
+    original = open_decoder("pytorch", checkpoint=checkpoint, threads=threads, device=device)
+    quality = evaluate(judged, tokenizer, data, original)
+    documents = text_documents(tokenizer, data)
+    share = expert_change_share(checkpoint, graph, documents) if documents else None
+    return quality.model_copy(update={"expert_change_share": share})
 
 
 def evaluate(
@@ -77,9 +113,8 @@ def evaluate(
     Raises:
         InputError: bad data, named by line; a text or a prompt that does not fit the decoder.
     """
-    sources = data.values() if isinstance(data, Mapping) else [data]
-    samples = [sample for source in sources for sample in _samples(source)]
-    documents = [_encode(tokenizer, each.text) for each in samples if isinstance(each, TextSample)]
+    samples = _all_samples(data)
+    documents = _documents(tokenizer, samples)
     summaries = [each for each in samples if isinstance(each, SummariseSample)]
     classifications = [each for each in samples if isinstance(each, ClassifySample)]
     figures: dict[str, float] = {}
@@ -99,6 +134,13 @@ def evaluate(
     return QualityResult.model_validate(
         {name: value for name, value in figures.items() if not math.isnan(value)}
     )
+
+
+def text_documents(
+    tokenizer: "PreTrainedTokenizerBase", data: str | Path | Mapping[str, str | Path]
+) -> list[np.ndarray]:
+    """The running text of the data, int64 [tokens] for each document."""
+    return _documents(tokenizer, _all_samples(data))
 
 
 def _text_figures(
@@ -128,6 +170,11 @@ def _text_figures(
     }
 
 
+def _all_samples(data: str | Path | Mapping[str, str | Path]) -> list[Sample]:
+    sources = data.values() if isinstance(data, Mapping) else [data]
+    return [sample for source in sources for sample in _samples(source)]
+
+
 def _samples(source: str | Path) -> list[Sample]:
     """The samples of a source; plain text is kept whole, so that every token but the first has its context."""
     samples = read_samples(source)
@@ -137,5 +184,6 @@ def _samples(source: str | Path) -> list[Sample]:
     return samples
 
 
-def _encode(tokenizer: "PreTrainedTokenizerBase", text: str) -> np.ndarray:
-    return np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int64)
+def _documents(tokenizer: "PreTrainedTokenizerBase", samples: Sequence[Sample]) -> list[np.ndarray]:
+    texts = [sample.text for sample in samples if isinstance(sample, TextSample)]
+    return [np.asarray(tokenizer(text, verbose=False)["input_ids"], dtype=np.int64) for text in texts]

@@ -65,8 +65,14 @@ class Measurement(BaseModel):
     perplexity: float | None = None
     perplexity_stderr: float | None = None
     kl_divergence: float | None = None
+    kl_stderr: float | None = None
     top1_agreement: float | None = None
+    top1_stderr: float | None = None
+    expert_change_share: float | None = None
+    """Share of (token, MoE layer) pairs that go to other experts than in PyTorch float32."""
     rouge1: float | None = None
     rouge2: float | None = None
     rougeL: float | None = None  # noqa: N815  the metric's name
+    rougeL_stderr: float | None = None  # noqa: N815
     accuracy: float | None = None
+    accuracy_stderr: float | None = None

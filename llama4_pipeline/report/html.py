@@ -6,12 +6,14 @@ from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from llama4_pipeline.metrics.machine import Machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.claims import check_claims
-from llama4_pipeline.report.plots import PLOTS, Plot, row_color, to_svg
+from llama4_pipeline.report.plots import PLOTS, row_color, to_svg
 from llama4_pipeline.report.rows import Row, is_baseline, table_rows, tables
+from llama4_pipeline.report.sensitivity import CAPTION, TITLE
 from llama4_pipeline.units import format_bytes, format_number
 
 
@@ -29,6 +31,7 @@ def render_page(
     command: str,
     measured_on: datetime.date,
     random_weights: Collection[str] = (),
+    sensitivity: Figure | None = None,
 ) -> str:
     """Renders the report on one model.
 
@@ -37,6 +40,7 @@ def render_page(
         command: what a person types to measure the same again.
         measured_on: the day of the measurements.
         random_weights: the model's name, if its weights are random.
+        sensitivity: as `draw_sensitivity` draws it.
 
     Returns:
         HTML without references to anything outside it.
@@ -55,7 +59,7 @@ def render_page(
         fastest=_fastest(rows),
         highlights=_highlights(rows),
         tables=tables(rows),
-        plots=_plots(rows),
+        plots=_plots(rows, sensitivity),
         claims=check_claims(rows),
         random_weights=rows[0].random_weights,
         settings=_settings(measurements[0]),
@@ -95,9 +99,13 @@ def _highlights(rows: Sequence[Row]) -> list[_Highlight]:
     return found
 
 
-def _plots(rows: Sequence[Row]) -> list[tuple[Plot, Markup]]:
-    drawn = [(plot, plot.draw(rows)) for plot in PLOTS]
-    return [(plot, Markup(to_svg(figure))) for plot, figure in drawn if figure is not None]
+def _plots(rows: Sequence[Row], sensitivity: Figure | None) -> list[tuple[str, str, Markup]]:
+    """Title, caption and drawing of every picture that there is something to draw for."""
+    drawn = [(plot.title, plot.caption, plot.draw(rows)) for plot in PLOTS]
+    drawn.append((TITLE, CAPTION, sensitivity))
+    return [
+        (title, caption, Markup(to_svg(figure))) for title, caption, figure in drawn if figure is not None
+    ]
 
 
 def _settings(measurement: Measurement) -> dict[str, str]:

@@ -25,7 +25,7 @@ _INK = "#123456"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X")
 _SMALLEST_DIVERGENCE = 1e-6
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "font.size": 10.5,
     "font.family": "sans-serif",
     "svg.fonttype": "none",
@@ -68,7 +68,7 @@ def latency(rows: Sequence[Row]) -> Figure | None:
     timed = [(name, look, greedy, pale) for name, look, greedy, pale in ranges if greedy is not None]
     if not timed:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _named_lines(
             [f"{name}: {format_number(greedy.p50)} ms" for name, _, greedy, _ in timed]
         )
@@ -86,7 +86,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
     batches = sorted({batch for row in rows for batch in row.measurement.throughput})
     if not batches:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for place, row in enumerate(rows):
@@ -116,7 +116,7 @@ def memory(rows: Sequence[Row]) -> Figure | None:
     if not held:
         return None
     largest = max(peak for _, _, peak, _ in held)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _named_lines([name for name, *_ in held])
         for line, (_, (color, _), peak, model) in enumerate(held):
             axes.barh(line, peak, height=0.36, color=color, alpha=0.35)
@@ -147,7 +147,7 @@ def quality_by_size(rows: Sequence[Row]) -> Figure | None:
     points = divergent or perplexities
     if not points:
         return None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for name, (color, shape), size, loss, error in points:
@@ -199,7 +199,7 @@ def to_png(figure: Figure) -> bytes:
 def to_svg(figure: Figure) -> str:
     """The figure as an <svg> element without background, its text and lines in the color of the page's text."""
     stream = io.StringIO()
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = stream.getvalue()
     svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")

@@ -225,13 +225,18 @@ _THROUGHPUT = (
         _percent("roofline_share"),
         "Share of the speed that reading weights and cache once allows.",
     ),
+    Column("KV cache", _bytes("kv_cache_bytes"), "Allocated for keys and values at batch 1."),
 )
 _QUALITY = (
     Column("model file", _bytes("model_bytes"), "Weights as stored."),
-    Column("KV cache", _bytes("kv_cache_bytes"), "Allocated for keys and values at batch 1."),
     Column("perplexity", _trained(_perplexity), "On held-out text, with its standard error."),
     Column("KL div.", _number("kl_divergence"), "From PyTorch on the same text, nats per token."),
     Column("top-1", _percent("top1_agreement"), "Positions where PyTorch's first choice is this engine's."),
+    Column(
+        "rerouted",
+        _percent("expert_change_share"),
+        "Choices of experts, by token and layer, that are not PyTorch's.",
+    ),
     Column(
         "ROUGE-1 / 2 / L", _trained(_rouge), "Likeness to the reference summaries, F-measure from 0 to 1."
     ),

@@ -17,9 +17,11 @@ _SETTINGS = (
 _FIGURES = (
     "time_to_first_token_ms", "prefill_tokens_per_second", "decode_tokens_per_second", "load_seconds",
     "peak_memory_bytes", "kv_cache_bytes", "model_bytes", "active_bytes_per_token", "roofline_share",
-    "kl_divergence", "top1_agreement",
+    "kl_divergence", "kl_stderr", "top1_agreement", "top1_stderr", "expert_change_share",
 )  # fmt: skip
-_TRAINED_FIGURES = ("perplexity", "perplexity_stderr", "rouge1", "rouge2", "rougeL", "accuracy")
+_TRAINED_FIGURES = (
+    "perplexity", "perplexity_stderr", "rouge1", "rouge2", "rougeL", "rougeL_stderr", "accuracy", "accuracy_stderr",
+)  # fmt: skip
 _NOTHING = "-"
 
 

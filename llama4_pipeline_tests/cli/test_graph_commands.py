@@ -143,6 +143,13 @@ def test_quantize(precision: str, fused: Path, tmp_path: Path, capsys: pytest.Ca
         (["--precision", "fp16", "--method", "rtn"], ["fp16", "--method"]),
         (["--precision", "int8", "--calibration", __file__], ["rtn", "--calibration"]),
         (["--precision", "int4", "--method", "gptq"], ["gptq", "calibration"]),
+        (["--precision", "int4", "--method", "qat", "--calibration", __file__], ["qat", "--checkpoint"]),
+        (["--precision", "int4", "--method", "rtn", "--checkpoint", "."], ["rtn", "--checkpoint"]),
+        (["--precision", "int4", "--method", "qdq-dynamic"], ["qdq-dynamic", "int8", "int4"]),
+        (
+            ["--precision", "int4", "--method", "gptq", "--calibration", "none.txt"],
+            ["none.txt", "no such data file"],
+        ),
     ],
 )
 def test_quantize_refuses(

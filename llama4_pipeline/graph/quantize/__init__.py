@@ -7,6 +7,7 @@ on AVX-512 and a third of its time on AVX2; QMoE takes float16 scales beside flo
 So level 4 and symmetric codes are the defaults.
 """
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -31,8 +32,11 @@ from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group
 from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
-from llama4_pipeline.graph.quantize.weights import Weight, find_weights
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights
 from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.methods import DEFAULT_METHOD
+
+_logger = logging.getLogger(__name__)
 
 Precision = Literal["int8", "int4"]
 _Entry = TypeVar("_Entry")
@@ -49,7 +53,6 @@ SCHEMES: Mapping[str, Scheme] = MappingProxyType(
 FALLBACK = KQuant()  # for matrices of which calibration says too little
 STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
 MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
-DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
 
 
 def quantize_graph(
@@ -101,8 +104,12 @@ def quantize_graph(
     )
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
-    shares = {group.weights[0]: value for group, value in sensitivity.items()}
-    return replace(report(), sensitivity=shares)
+    whole = {group.weights[0]: value for group, value in sensitivity.items() if group.expert is None}
+    by_expert: dict[str, list[float]] = {}
+    for group, value in sensitivity.items():
+        if group.expert is not None:
+            by_expert.setdefault(group.weights[0], []).append(value)
+    return replace(report(), sensitivity=whole, expert_sensitivity=by_expert)
 
 
 def quantize_model(
@@ -154,7 +161,12 @@ def quantize_model(
             method=chosen.name,
             accuracy_level=accuracy_level,
             tensors=tuple(
-                _tensor_report(stream, chosen.name, choice.fallbacks.get(stream.weight.name, {}))
+                _tensor_report(
+                    stream,
+                    chosen.name,
+                    choice.fallbacks.get(stream.weight.name, {}),
+                    tuple(choice.tokens.get(stream.weight.name, ())),
+                )
                 for stream in streamed
             ),
             stayed_float=stayed_float,
@@ -179,20 +191,26 @@ class _Choice:
 
     def __init__(self, method: Method, observed: LayerByLayer | None) -> None:
         self.fallbacks: dict[str, dict[int, str]] = {}
+        self.tokens: dict[str, list[int]] = {}
         self._method, self._observed = method, observed
 
     def of(self, weight: Weight) -> Choice:
         def choose(expert: int) -> tuple[Method, Statistics | None]:
-            statistics = self._observed.statistics(weight.name, expert) if self._observed else None
-            if not self._method.needs_calibration:
+            if self._observed is None:
+                return self._method, None
+            statistics = self._observed.statistics(weight.name, expert)
+            is_table = statistics is None and weight.layout is Layout.ROWS_FIRST
+            tokens = statistics.tokens if statistics else 0
+            if not is_table:
+                self.tokens.setdefault(weight.name, []).append(tokens)
+            if not self._method.needs_calibration or tokens >= MINIMUM_TOKENS:
                 return self._method, statistics
-            if statistics is not None and statistics.tokens >= MINIMUM_TOKENS:
-                return self._method, statistics
-            seen = (
-                "a table that is looked up"
-                if weight.experts == 1
-                else f"{statistics.tokens if statistics else 0} tokens"
-            )
+            seen = "a table that is looked up" if is_table else f"{tokens} tokens"
+            if weight.layout is Layout.EXPERTS:
+                _logger.warning(
+                    "%s, expert %d is starved: %d calibration tokens reach it, %s takes %s's place; give more text",
+                    weight.name, expert, tokens, FALLBACK.name, self._method.name,
+                )  # fmt: skip
             self.fallbacks.setdefault(weight.name, {})[expert] = f"{FALLBACK.name}: {seen}"
             return FALLBACK, statistics
 
@@ -219,7 +237,9 @@ def _initializer_bytes(graph: ir.Graph) -> int:
     )
 
 
-def _tensor_report(stream: StreamedWeight, method: str, fallbacks: dict[int, str]) -> TensorReport:
+def _tensor_report(
+    stream: StreamedWeight, method: str, fallbacks: dict[int, str], tokens: tuple[int, ...]
+) -> TensorReport:
     weight, scheme = stream.weight, stream.scheme
     return TensorReport(
         name=weight.name,
@@ -232,4 +252,5 @@ def _tensor_report(stream: StreamedWeight, method: str, fallbacks: dict[int, str
         bytes_after=weight.experts * scheme.nbytes(weight.rows, weight.inputs),
         relative_error=stream.relative_error,
         fallbacks=fallbacks,
+        tokens=tokens,
     )

@@ -1,7 +1,9 @@
 """GPTQ: inputs are rounded one after the other, and each error is made up for by the inputs still to come.
 
 Frantar et al., arXiv 2210.17323. Scales and zero points of all blocks are searched first (`k_quant`, weighted by the
-inputs' mean squares); then the inputs are visited from the most important one on, which the fixed blocks allow.
+inputs' mean squares); then the inputs are visited from the most important one on, which the fixed blocks allow. What
+comes of it is refined: scales are fitted to the codes under the whole Hessian, then each code to all others (QuantEase,
+arXiv 2309.01885).
 """
 
 import numpy as np
@@ -11,6 +13,7 @@ from llama4_pipeline.graph.quantize.rtn import inverse
 from llama4_pipeline.graph.quantize.scheme import Quantised, Scheme, to_blocks
 from llama4_pipeline.graph.quantize.statistics import Statistics
 
+_REFINEMENTS = 2
 _BATCH = 64  # inputs whose errors are collected before they are handed to the rest in one product
 
 
@@ -31,8 +34,76 @@ class Gptq:
         codes = np.empty((blocks[0].size, len(weight)), np.uint8)
         codes[:] = np.repeat(zeros, scheme.block_size, axis=1).T  # what lies behind K
         codes[statistics.order] = _round(weight, scales, zeros, scheme, statistics)
+        inner = codes[: weight.shape[1]]
+        for _ in range(_REFINEMENTS):
+            scales = fit_scales_to_outputs(weight, inner, scales, zeros, scheme, statistics.damped)
+            _fit_codes(weight, inner, scales, zeros, scheme, statistics.damped)
         codes = np.ascontiguousarray(codes.T).reshape(blocks.shape)
         return Quantised(codes, scales, None if scheme.symmetric else zeros)
+
+
+def fit_scales_to_outputs(
+    weight: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray,
+    scheme: Scheme,
+    hessian: np.ndarray,
+) -> np.ndarray:
+    """The scales of least output error for given codes, all blocks of a row together.
+
+    Args:
+        weight: float32 [N, K].
+        codes: uint8 [K, N].
+        scales: [N, B], which stay where a row cannot be solved.
+        zeros: uint8 [N, B].
+        scheme: of the result.
+        hessian: float32 [K, K], positive definite.
+
+    Returns:
+        [N, B] in the scheme's scale dtype.
+    """
+    inputs, starts = len(codes), range(0, len(codes), scheme.block_size)
+    steps = codes - np.repeat(zeros.T.astype(np.float32), scheme.block_size, axis=0)[:inputs]  # [K, N]
+    products = np.empty((len(weight), len(starts), len(starts)), np.float32)
+    for place, start in enumerate(starts):
+        block = slice(start, start + scheme.block_size)
+        products[:, place] = np.add.reduceat((hessian[:, block] @ steps[block]) * steps, starts, axis=0).T
+    wanted = np.add.reduceat((hessian @ weight.T) * steps, starts, axis=0).T
+    diagonal = products.diagonal(axis1=1, axis2=2)
+    index = np.arange(len(starts))
+    products[:, index, index] += 1e-6 * diagonal.max(axis=1, keepdims=True) + np.finfo(np.float32).tiny
+    fitted = np.linalg.solve(products, wanted[..., None])[..., 0]
+    return np.where(diagonal > 0, fitted, scales).astype(scheme.scale_dtype)
+
+
+def _fit_codes(
+    weight: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    zeros: np.ndarray,
+    scheme: Scheme,
+    hessian: np.ndarray,
+) -> None:
+    """Visits every input once and gives it, in place, the code that is best while all others stay."""
+    step, per_step = scales.T.astype(np.float32), inverse(scales).T
+    zero = zeros.T.astype(np.float32)
+    block = np.arange(len(codes)) // scheme.block_size
+    rounded = (codes - zero[block]) * step[block]  # [K, N]
+    slope = hessian @ (weight.T - rounded)
+    for start in range(0, len(codes), _BATCH):
+        batch = slice(start, min(start + _BATCH, len(codes)))
+        before = rounded[batch].copy()
+        for k in range(batch.start, batch.stop):
+            b = block[k]
+            wish = rounded[k] + slope[k] / hessian[k, k]
+            codes[k] = np.clip(np.rint(wish * per_step[b] + zero[b]), 0, scheme.top)
+            value = (codes[k] - zero[b]) * step[b]
+            slope[batch] -= np.outer(hessian[batch, k], value - rounded[k])
+            rounded[k] = value
+        change = rounded[batch] - before
+        slope[: batch.start] -= hessian[: batch.start, batch] @ change
+        slope[batch.stop :] -= hessian[batch.stop :, batch] @ change
 
 
 def _round(

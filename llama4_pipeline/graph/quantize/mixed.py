@@ -19,6 +19,9 @@ from llama4_pipeline.graph.quantize.weights import Weight
 logger = logging.getLogger(__name__)
 
 SENSITIVITY_TOKENS = 1024  # that each group's rounding is judged on
+MOST_EXPERTS = (
+    64  # of all layers together, whose own sensitivity is measured: for people, no scheme depends on it
+)
 _MEASURED = Scheme(bits=4, block_size=64, symmetric=True)
 _SHARES: Mapping[
     Scheme, float
@@ -51,12 +54,15 @@ def mix_schemes(
         calibration: text on which the sensitivity is measured.
 
     Returns:
-        Fitted schemes by weight name, and the sensitivity of each group in nats per token.
+        Fitted schemes by weight name, and the sensitivity in nats per token of each group and, of a small model, of
+        each expert alone.
     """
-    text = calibration.limited(SENSITIVITY_TOKENS)
-    sensitivity = measure_sensitivity(graph, weight_groups(weights), _MEASURED, text)
+    groups = weight_groups(weights)
+    experts = [group for group in weight_groups(weights, by_expert=True) if group.expert is not None]
+    measured = [*groups, *experts] if len(experts) <= MOST_EXPERTS else groups
+    sensitivity = measure_sensitivity(graph, measured, _MEASURED, calibration.limited(SENSITIVITY_TOKENS))
     budget = _bytes(weights, plan_schemes(weights, {weight.name: plain for weight in weights}))
-    return spend(weights, sensitivity, budget), sensitivity
+    return spend(weights, {group: sensitivity[group] for group in groups}, budget), sensitivity
 
 
 def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int) -> dict[str, Scheme]:

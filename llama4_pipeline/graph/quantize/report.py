@@ -19,6 +19,8 @@ class TensorReport:
         bytes_after: of codes, scales and zero points.
         relative_error: |W - W'| / |W| (Frobenius), for each expert.
         fallbacks: experts that another method quantised, with the reason.
+        tokens: of calibration that the router sent to each expert, or that a single matrix saw; empty without
+            calibration.
     """
 
     name: str
@@ -31,6 +33,7 @@ class TensorReport:
     bytes_after: int
     relative_error: tuple[float, ...]
     fallbacks: dict[int, str]
+    tokens: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class QuantizeReport:
         seconds: wall time.
         sensitivity: where bits were mixed, the divergence in nats per token that rounding one weight alone makes, by
             weight; both weights of a MoE are rounded together and stand under the first.
+        expert_sensitivity: the same of each expert alone, by its first weight; empty for a model of many experts.
     """
 
     precision: str
@@ -59,6 +63,7 @@ class QuantizeReport:
     bytes_after: int
     seconds: float
     sensitivity: dict[str, float] = field(default_factory=dict)
+    expert_sensitivity: dict[str, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+_SMALL = 64  # rows: below it the call costs more than the work
 _DAMPING = 0.01  # of the mean diagonal, as in the GPTQ paper
 
 
@@ -31,19 +32,39 @@ class Statistics:
         return np.argsort(-self.importance, kind="stable")
 
     @cached_property
+    def damped(self) -> np.ndarray:
+        """The Hessian with a little of its mean on the diagonal, float32 [K, K]."""
+        hessian = self.hessian.copy()
+        diagonal = np.diagonal(self.hessian)
+        mean = float(diagonal.mean()) or 1.0
+        index = np.arange(len(hessian))
+        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean).astype(np.float32)
+        return hessian
+
+    @cached_property
     def feedback(self) -> np.ndarray:
         """How the error of an input is made up for by later ones: float32 [K, K], in `order`.
 
-        Upper Cholesky factor of the inverse of the damped Hessian (GPTQ, arXiv 2210.17323, step 3). Inputs that are
-        always zero are given the mean, which leaves them alone.
+        Upper Cholesky factor of the inverse of the damped Hessian (GPTQ, arXiv 2210.17323, step 3), which is the
+        inverse of the factor of the Hessian read backwards. Inputs that are always zero are given the mean, which
+        leaves them alone.
         """
-        hessian = self.hessian[np.ix_(self.order, self.order)].astype(np.float64)
-        diagonal = np.diagonal(hessian)
-        mean = float(diagonal.mean()) or 1.0
-        index = np.arange(len(hessian))
-        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean)
-        inverse = np.linalg.inv(hessian)
-        return np.linalg.cholesky((inverse + inverse.T) / 2).T.astype(np.float32)
+        backwards = self.order[::-1]
+        lower = np.linalg.cholesky(self.damped[np.ix_(backwards, backwards)].astype(np.float64))
+        return _invert_lower(lower)[::-1, ::-1].astype(np.float32)
+
+
+def _invert_lower(matrix: np.ndarray) -> np.ndarray:
+    """The inverse of a lower triangular matrix [K, K], by halves: a sixth of the work that a full inverse takes."""
+    size = len(matrix)
+    if size <= _SMALL:
+        return np.linalg.inv(matrix)
+    half = size // 2
+    top, bottom = _invert_lower(matrix[:half, :half]), _invert_lower(matrix[half:, half:])
+    inverse = np.zeros_like(matrix)
+    inverse[:half, :half], inverse[half:, half:] = top, bottom
+    inverse[half:, :half] = -bottom @ matrix[half:, :half] @ top
+    return inverse
 
 
 class Moments:

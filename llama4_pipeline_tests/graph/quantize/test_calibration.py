@@ -79,12 +79,18 @@ def test_gptq_is_closer_than_rounding(fused_graph: Path, calibration: Calibratio
     assert table.fallbacks == {0: "k_quant: a table that is looked up"}
 
 
-def test_starved_experts_are_named(fused_graph: Path, tmp_path: Path) -> None:
+def test_starved_experts_are_named(
+    fused_graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     few = Calibration((np.arange(3, 40),))
     report = quantize_graph(fused_graph, tmp_path, precision="int4", method="gptq", calibration=few)
     stacks = [tensor for tensor in report.tensors if ".experts." in tensor.name]
-    assert all(set(tensor.fallbacks) == {0, 1, 2, 3} for tensor in stacks)
-    assert all("tokens" in reason for tensor in stacks for reason in tensor.fallbacks.values())
+    for tensor in stacks:
+        assert sum(tensor.tokens) == 37
+        expected = {expert: f"k_quant: {count} tokens" for expert, count in enumerate(tensor.tokens)}
+        assert tensor.fallbacks == expected
+        for expert, count in enumerate(tensor.tokens):
+            assert f"{tensor.name}, expert {expert} is starved: {count} calibration tokens" in caplog.text
 
 
 def _logits(graph: Path, calibration: Calibration) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llama4_pipeline.graph.quantize.gptq import Gptq
+from llama4_pipeline.graph.quantize.gptq import Gptq, fit_scales_to_outputs
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
@@ -34,14 +34,43 @@ def test_output_error_is_at_most_half_of_the_searched_one(inputs: int, scheme: S
     assert output_error(KQuant()) < output_error(RoundToNearest())
 
 
-def test_independent_inputs_leave_nothing_to_make_up_for() -> None:
-    """With a diagonal Hessian every input is rounded for itself, as k_quant does."""
+def test_independent_inputs_leave_little_to_make_up_for() -> None:
+    """With a diagonal Hessian every input is rounded for itself, as k_quant does; scales alone fit a little better."""
     weight = np.random.default_rng(0).standard_normal((16, 64)).astype(np.float32)
     scheme = Scheme(4, 32, False)
-    statistics = Statistics(np.diag(np.linspace(1, 9, 64)).astype(np.float32), 1000)
-    np.testing.assert_array_equal(
-        Gptq().quantize(weight, scheme, statistics).codes, KQuant().quantize(weight, scheme, statistics).codes
+    importance = np.linspace(1, 9, 64).astype(np.float32)
+    statistics = Statistics(np.diag(importance), 1000)
+
+    def error(method: Gptq | KQuant) -> float:
+        difference = dequantize(method.quantize(weight, scheme, statistics), scheme, 64) - weight
+        return float((np.square(difference) * importance).sum())
+
+    assert 0.8 * error(KQuant()) < error(Gptq()) <= error(KQuant())
+
+
+def test_feedback_is_the_factor_of_the_inverse() -> None:
+    x = _correlated(200)
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    feedback = statistics.feedback.astype(np.float64)
+    assert np.array_equal(feedback, np.triu(feedback))
+    hessian = statistics.damped[np.ix_(statistics.order, statistics.order)]
+    np.testing.assert_allclose(feedback.T @ feedback @ hessian, np.eye(200), atol=1e-4)
+
+
+def test_scales_fitted_to_outputs_are_the_least_squares_ones() -> None:
+    x, scheme = _correlated(96), Scheme(4, 32, False)
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    weight = np.random.default_rng(2).standard_normal((1, 96)).astype(np.float32)
+    rounded = KQuant().quantize(weight, scheme)
+    assert rounded.zero_points is not None
+    codes = rounded.codes.reshape(1, -1).T
+    fitted = fit_scales_to_outputs(
+        weight, codes, rounded.scales, rounded.zero_points, scheme, statistics.hessian
     )
+    steps = (rounded.codes.astype(np.float32) - rounded.zero_points[..., None])[0]  # [3, 32]
+    outputs = np.stack([x[:, 32 * b : 32 * b + 32] @ steps[b] for b in range(3)], axis=1)
+    expected = np.linalg.lstsq(outputs, x @ weight[0], rcond=None)[0]
+    np.testing.assert_allclose(fitted[0], expected, rtol=1e-3)
 
 
 def test_inputs_that_are_always_zero_do_no_harm() -> None:

@@ -76,6 +76,10 @@ def test_mixed_graph_is_no_larger_than_plain(
     plain = quantize_graph(fused_graph, tmp_path / "plain", precision="int4", method="rtn")
     assert mixed.bytes_after <= plain.bytes_after
     assert set(mixed.sensitivity) == {group.weights[0] for group in _groups(fused_graph)}
+    for name, experts in mixed.expert_sensitivity.items():
+        assert len(experts) == 4
+        assert max(experts) <= mixed.sensitivity[name] * 4  # one expert cannot do much more than all of them
+    assert len(mixed.expert_sensitivity) == 3
 
 
 def test_mixed_is_for_int4(fused_graph: Path, calibration: Calibration, tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""A fused graph to fewer bits, by the name of a method: what `quantize --method` and the stages call."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from llama4_pipeline.graph.qat import quantize_aware
+from llama4_pipeline.graph.quantize import Precision, quantize_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.methods import DEFAULT_METHOD, QAT, QDQ_DYNAMIC, QDQ_STATIC, check_terms
+
+
+class Report(Protocol):
+    """What a quantization has to tell."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+
+
+def quantize(
+    graph: Path,
+    out: Path,
+    *,
+    precision: Precision,
+    method: str | None = None,
+    block_size: int | None = None,
+    calibration: Calibration | None = None,
+    checkpoint: Checkpoint | None = None,
+) -> Report:
+    """Writes the quantized form of a fused graph directory.
+
+    Args:
+        graph: directory of a fused float graph.
+        out: directory to write.
+        precision: "int8" or "int4".
+        method: a name of `methods.METHODS`; None takes the precision's default.
+        block_size: inputs that share a scale.
+        calibration: token sequences.
+        checkpoint: the PyTorch original of the graph.
+
+    Raises:
+        InputError: the method lacks what it needs or is given what it has no use for; or as the method raises.
+    """
+    chosen = method or DEFAULT_METHOD[precision]
+    given = {"calibration": calibration, "checkpoint": checkpoint, "block_size": block_size}
+    check_terms(chosen, precision, **{name: value is not None for name, value in given.items()})
+    if chosen == QAT:
+        assert checkpoint is not None and calibration is not None
+        return quantize_aware(checkpoint, graph, out, precision=precision, calibration=calibration)
+    if chosen in (QDQ_DYNAMIC, QDQ_STATIC):
+        return quantize_with_ort(graph, out, method=chosen, calibration=calibration)
+    return quantize_graph(
+        graph, out, precision=precision, method=chosen, block_size=block_size, calibration=calibration
+    )

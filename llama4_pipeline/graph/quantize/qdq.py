@@ -1,0 +1,149 @@
+"""ONNX Runtime's own INT8 quantizer, for whoever asks for it by name; what it leaves out is reported.
+
+It knows MatMul and Gather. Experts, which lie in MoE nodes, stay in float32, and with them most of the bytes of a
+mixture; weights have one scale an output, activations one scale a tensor (measured on the calibration text when
+static, taken anew on every call when dynamic). Weights are unsigned: processors with AVX2 and without VNNI add up
+products of unsigned and signed bytes in 16 bits, which overflow. Routers are kept out, as everywhere in this package.
+"""
+
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+
+from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
+from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
+from llama4_pipeline.graph.quantize.weights import Weight, find_weights
+from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.methods import QDQ_DYNAMIC
+
+_CALIBRATION_TOKENS = 4096
+_OPERATORS = ["MatMul", "Gather"]
+
+
+def quantize_with_ort(
+    graph: Path, out: Path, *, method: str, calibration: Calibration | None = None
+) -> QuantizeReport:
+    """Writes the INT8 form that `onnxruntime.quantization` makes of a fused float32 graph; it is in memory whole.
+
+    Args:
+        graph: directory of the fused graph.
+        out: directory to write.
+        method: "qdq-dynamic" or "qdq-static".
+        calibration: whose first tokens give the ranges of the activations, for "qdq-static".
+
+    Raises:
+        InputError: not a graph directory.
+    """
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qdq-") as scratch:
+        copied, written = Path(scratch) / "copied", Path(scratch) / "written"
+        copied.mkdir()
+        written.mkdir()
+        for file in graph.glob(f"{MODEL_FILE}*"):  # onnx refuses data files with several hard links
+            shutil.copyfile(file, copied / file.name)
+        model = load_graph(copied)
+        _run(model.graph, copied / MODEL_FILE, written / MODEL_FILE, method, calibration)
+        quantized = load_graph(written)
+        weights, stayed = find_weights(model.graph)
+        save_graph(quantized, out, share_weights=False)
+        tensors = [_report(weight, quantized.graph, method) for weight in weights]
+    copy_sidecars(graph, out)
+    left = {
+        weight.name: _reason(weight) for weight, report in zip(weights, tensors, strict=True) if not report
+    }
+    return QuantizeReport(
+        precision="int8",
+        method=method,
+        accuracy_level=4,
+        tensors=tuple(report for report in tensors if report),
+        stayed_float=stayed | left,
+        bytes_before=_initializer_bytes(model.graph),
+        bytes_after=_initializer_bytes(quantized.graph),
+        seconds=time.monotonic() - start,
+    )
+
+
+def _run(graph: ir.Graph, source: Path, target: Path, method: str, calibration: Calibration | None) -> None:
+    settings: dict[str, Any] = {
+        "op_types_to_quantize": _OPERATORS,
+        "nodes_to_exclude": [node.name for node in graph if _is_router(node)],
+        "per_channel": True,
+        "weight_type": QuantType.QUInt8,
+        "use_external_data_format": True,
+    }
+    if method == QDQ_DYNAMIC:
+        quantize_dynamic(source, target, **settings)
+    else:
+        assert calibration is not None
+        reader = _Reader(graph, calibration.limited(_CALIBRATION_TOKENS))
+        settings["activation_type"] = QuantType.QUInt8
+        quantize_static(source, target, reader, quant_format=QuantFormat.QDQ, **settings)
+
+
+class _Reader(CalibrationDataReader):
+    def __init__(self, graph: ir.Graph, calibration: Calibration) -> None:
+        self._feeds = iter([graph_inputs(graph, sequence) for sequence in calibration.sequences])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        return next(self._feeds, None)
+
+
+def _is_router(node: ir.Node) -> bool:
+    return node.op_type == "MatMul" and any(
+        "router" in (value.name or "") for value in node.inputs if value is not None
+    )
+
+
+def _reason(weight: Weight) -> str:
+    operators = ", ".join(sorted({node.op_type for node in weight.users}))
+    return f"ONNX Runtime's quantizer has no form of {operators}"
+
+
+def _report(weight: Weight, graph: ir.Graph, method: str) -> TensorReport | None:
+    """What became of a weight; None where it stayed float."""
+    if weight.name in graph.initializers:
+        return None
+    codes, scale, zero = (
+        _array(graph, f"{weight.name}_{part}") for part in ("quantized", "scale", "zero_point")
+    )
+    before = weight.value.const_value
+    assert before is not None
+    values = np.asarray(before.numpy(), np.float32)
+    difference = (codes.astype(np.float32) - zero) * scale - values
+    return TensorReport(
+        name=weight.name,
+        operators=tuple(sorted({node.op_type for node in weight.users})),
+        method=method,
+        bits=8,
+        block_size=weight.inputs if scale.size > 1 else values.size,
+        symmetric=not zero.any(),
+        bytes_before=weight.nbytes,
+        bytes_after=codes.nbytes + scale.nbytes + zero.nbytes,
+        relative_error=(float(np.linalg.norm(difference) / np.linalg.norm(values)),),
+        fallbacks={},
+    )
+
+
+def _array(graph: ir.Graph, name: str) -> np.ndarray:
+    tensor = graph.initializers[name].const_value
+    assert tensor is not None
+    return np.asarray(tensor.numpy())
+
+
+def _initializer_bytes(graph: ir.Graph) -> int:
+    return sum(
+        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
+    )

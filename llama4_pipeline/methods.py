@@ -1,0 +1,90 @@
+"""The methods of quantization by name: what each needs and gives. Imports no heavy library."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from llama4_pipeline.errors import InputError
+
+QAT, QDQ_DYNAMIC, QDQ_STATIC = "qat", "qdq-dynamic", "qdq-static"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a method asks for and what it gives.
+
+    Attributes:
+        does: in one phrase.
+        precisions: that it can make.
+        calibration: whether it needs text, can use it, or has no use for it.
+        checkpoint: whether it needs the PyTorch original.
+        block_size: whether it takes one.
+    """
+
+    does: str
+    precisions: tuple[str, ...] = ("int8", "int4")
+    calibration: Literal["needed", "used", "unused"] = "needed"
+    checkpoint: bool = False
+    block_size: bool = True
+
+
+METHODS: Mapping[str, Terms] = MappingProxyType(
+    {
+        "rtn": Terms("round to nearest; a block's range sets its scale", calibration="unused"),
+        "k_quant": Terms(
+            "searches the scale and zero point of each block for the least squared error", calibration="used"
+        ),
+        "gptq": Terms("inputs make up for each other's errors, by the calibration tokens of each expert"),
+        "mixed": Terms(
+            "gptq, bits and blocks by measured sensitivity, within the size of plain 4 bits",
+            precisions=("int4",),
+            block_size=False,
+        ),
+        QAT: Terms(
+            "trains the checkpoint to say rounded what it says unrounded", checkpoint=True, block_size=False
+        ),
+        QDQ_DYNAMIC: Terms(
+            "ONNX Runtime's own quantizer, activations measured on every call; experts stay in float32",
+            precisions=("int8",),
+            calibration="unused",
+            block_size=False,
+        ),
+        QDQ_STATIC: Terms(
+            "ONNX Runtime's own quantizer, activations measured once; experts stay in float32",
+            precisions=("int8",),
+            block_size=False,
+        ),
+    }
+)
+DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
+
+
+def check_terms(
+    method: str, precision: str, *, calibration: bool, checkpoint: bool = False, block_size: bool = False
+) -> None:
+    """Refuses a method that lacks what it needs or is given what it has no use for, before any work.
+
+    Args:
+        method: a name of `METHODS`.
+        precision: "int8" or "int4".
+        calibration, checkpoint, block_size: whether they are given.
+
+    Raises:
+        InputError: says what to give or to leave out.
+    """
+    terms = METHODS.get(method)
+    if terms is None:
+        raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
+    if precision not in terms.precisions:
+        raise InputError(f"method {method} makes {' and '.join(terms.precisions)}, not {precision}")
+    if terms.calibration == "needed" and not calibration:
+        raise InputError(f"method {method} looks at the inputs of the weights: give calibration text")
+    if terms.calibration == "unused" and calibration:
+        raise InputError(f"method {method} looks at weights only: leave out --calibration")
+    if terms.checkpoint and not checkpoint:
+        raise InputError(f"method {method} trains the PyTorch original: give it with --checkpoint")
+    if checkpoint and not terms.checkpoint:
+        raise InputError(f"method {method} has no use for the PyTorch original: leave out --checkpoint")
+    if block_size and not terms.block_size:
+        raise InputError(f"method {method} chooses bits and blocks itself: leave the block size out")

@@ -1,0 +1,40 @@
+"""Parameters of stages that a model of the catalog decides."""
+
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.catalog import DataPlan, ModelSpec, QuantizationPlan
+from llama4_pipeline.device import Device
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.pipeline import run_stage
+from llama4_pipeline.stages import STAGES
+
+CPU = Device("cpu", "a test")
+
+
+def _model(**keys: object) -> ModelSpec:
+    return ModelSpec(name="mine", description="", source="hub:some/model", max_context=256, **keys)
+
+
+def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
+    own, store = tmp_path / "own.jsonl", Store(tmp_path / "store")
+    own.write_text('{"text": "words that nobody has written before"}\n')
+    model = _model(data=DataPlan(validation=str(own)))
+    first = run_stage(STAGES["datasets"], model, store, CPU)
+    assert (first.artifact.directory / "validation.jsonl").read_text() == own.read_text()
+    assert run_stage(STAGES["datasets"], model, store, CPU).reused
+    own.write_text('{"text": "other words"}\nno JSON\n')
+    with pytest.raises(InputError, match=r"own.jsonl, line 2: not JSON"):
+        run_stage(STAGES["datasets"], model, store, CPU)
+    own.unlink()
+    with pytest.raises(InputError, match=r"own.jsonl: no such data file; correct the model's data"):
+        run_stage(STAGES["datasets"], model, store, CPU)
+
+
+def test_a_models_method_takes_the_place_of_the_default() -> None:
+    stages = [STAGES[name] for name in ("int8_graph", "int4_graph")]
+    assert [stage.parameters(_model(), CPU)["method"] for stage in stages] == ["rtn", "mixed"]
+    chosen = _model(quantization=QuantizationPlan(int8="qdq-dynamic", int4="qat"))
+    assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
