@@ -12,3 +12,8 @@ def artifacts_root() -> Path:
     if named:
         return Path(named).absolute()
     return Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts"
+
+
+def history_directory(root: Path) -> Path:
+    """Where the measurements of a store's artifacts are kept for good: files, which `store gc` leaves alone."""
+    return root / "history"
