@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from llama4_pipeline.report.history import comparable, compare
-from llama4_pipeline.report.plots import NUMBERS, STYLE, WIDTH_INCHES, look
+from llama4_pipeline.report.plots import NUMBERS, STYLE, WIDTH_INCHES, look_of
 
 _FIGURE = "latency_p50_ms"
 
@@ -30,7 +30,7 @@ def series(history: pd.DataFrame, digest: str) -> Figure | None:
         figure = Figure(figsize=(WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for place, (engine, points) in enumerate(rows.groupby("engine", sort=False)):
-            color, shape = look(place)
+            color, shape = look_of(place)
             points = points.sort_values("measured_at")
             times, figures = points["measured_at"], points[_FIGURE]
             axes.plot(times, figures, shape, ls="-", lw=1.5, ms=5, color=color, label=engine)

@@ -62,7 +62,7 @@ class Plot:
 def latency(rows: Sequence[Row]) -> Figure | None:
     """Time per token by engine: mark at p50, stroke at p90, line to p99; greedy, and paler below it sampling."""
     ranges = [
-        (row.name, look(place), row.measurement.decode_latency_ms, row.measurement.sampling_latency_ms)
+        (row.name, look_of(place), row.measurement.decode_latency_ms, row.measurement.sampling_latency_ms)
         for place, row in enumerate(rows)
     ]
     timed = [(name, look, greedy, pale) for name, look, greedy, pale in ranges if greedy is not None]
@@ -92,7 +92,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
         for place, row in enumerate(rows):
             points = sorted(row.measurement.throughput.items())
             if points:
-                color, shape = look(place)
+                color, shape = look_of(place)
                 axes.plot(*zip(*points, strict=True), shape, ls="-", lw=2, ms=7, color=color, label=row.name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [str(batch) for batch in batches])
@@ -109,7 +109,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
 def memory(rows: Sequence[Row]) -> Figure | None:
     """Peak memory of each engine's own process, pale; inside it the size of the model's weights as stored."""
     peaks = [
-        (row.name, look(place), row.measurement.peak_memory_bytes, row.measurement.model_bytes)
+        (row.name, look_of(place), row.measurement.peak_memory_bytes, row.measurement.model_bytes)
         for place, row in enumerate(rows)
     ]
     held = [(name, look, peak, model or 0) for name, look, peak, model in peaks if peak is not None]
@@ -135,12 +135,12 @@ def quality_by_size(rows: Sequence[Row]) -> Figure | None:
     """
     places = [(place, row, row.measurement) for place, row in enumerate(rows)]
     divergent = [
-        (row.name, look(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE), None)
+        (row.name, look_of(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE), None)
         for place, row, each in places
         if each.model_bytes is not None and each.kl_divergence is not None
     ]
     perplexities = [
-        (row.name, look(place), each.model_bytes, each.perplexity, each.perplexity_stderr)
+        (row.name, look_of(place), each.model_bytes, each.perplexity, each.perplexity_stderr)
         for place, row, each in places
         if each.model_bytes is not None and each.perplexity is not None and not row.random_weights
     ]
@@ -212,7 +212,7 @@ def row_color(place: int) -> str:
     return _COLORS[place % len(_COLORS)]
 
 
-def look(place: int) -> tuple[str, str]:
+def look_of(place: int) -> tuple[str, str]:
     """Color and shape of the row at a place in the table: the same in every picture."""
     return row_color(place), _SHAPES[place % len(_SHAPES)]
 
