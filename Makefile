@@ -15,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance check ui clean
+.PHONY: help setup demo test conformance test-ui large check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,11 @@ test: setup ## Run the tests
 
 conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
 	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
+
+test-ui: setup ## Try the UI in Chromium, the nightly schedule and backfills on real processes; writes docs/images
+	@command -v chromium >/dev/null || { echo "make test-ui: chromium is missing; apt-get install chromium" >&2; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e '.[test-ui]'
+	$(BIN)/python -m pytest -m deployment llama4_pipeline_tests/deployment --screenshots docs/images
 
 large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
 	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)

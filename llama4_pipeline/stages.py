@@ -143,7 +143,7 @@ _STAGES = (
         "Texts to calibrate quantization on, to take perplexity on, and two tasks: title a text, classify it.",
         build="llama4_pipeline.builders.datasets:build",
         libraries=("python",),
-        group="source",
+        group="data",
         kinds=("python",),
     ),
     Stage(

@@ -1,0 +1,85 @@
+"""What a person does in the UI, in a real browser, on the real webserver and daemon."""
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llama4_pipeline.orchestration.schedules import NIGHTLY_VARIABLE
+from llama4_pipeline.stages import STAGES
+from llama4_pipeline_tests.deployment.processes import MODELS, Deployment
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+    from llama4_pipeline_tests.deployment.browser import Pages
+
+Screenshot = Callable[["Page", str], None]
+_WORKFLOW = (
+    "checkpoint", "exported_graph", "validated_graph", "simplified_graph", "optimized_graph", "int4_graph",
+    "benchmarks", "benchmark_table", "report",
+)  # fmt: skip
+_PLOTS = ("latency", "throughput", "memory", "quality_by_size")
+
+
+@pytest.fixture
+def pages(deployment: Deployment) -> Iterator["Pages"]:
+    """A browser on a webserver with its daemon, whose night is half a day away."""
+    from llama4_pipeline_tests.deployment.browser import chromium
+
+    later = f"0 {(datetime.now(UTC).hour + 12) % 24} * * *"
+    with (
+        deployment.daemon(**{NIGHTLY_VARIABLE: later}),
+        deployment.webserver() as address,
+        chromium(address) as opened,
+    ):
+        yield opened
+
+
+@pytest.mark.deployment
+@pytest.mark.timeout(1800)
+def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screenshot: Screenshot) -> None:
+    places = pages.open_graph()
+    assert all(places[left] < places[right] for left, right in pairwise(_WORKFLOW)), "reads left to right"
+
+    pages.materialize("tiny")
+    [run] = deployment.finished_runs(1, 1200, partition="tiny")
+    pages.page.goto(f"/runs/{run.run_id}")
+    pages.page.get_by_text("Success", exact=True).first.wait_for()
+    pages.page.get_by_text("Succeeded (13)").wait_for()
+    screenshot(pages.page, "run")
+    pages.open_graph()
+    screenshot(pages.wide, "asset-graph")
+    for name in STAGES:
+        pages.open_partition(name, "tiny")
+        assert pages.page.get_by_text("Unsynced").count() == 0, name
+    for name in ("validated_graph", "simplified_graph", "optimized_graph", "benchmarks"):
+        pages.page.goto(f"/assets/{name}?view=checks")
+        pages.page.get_by_text("Passed", exact=True).first.wait_for()
+    screenshot(pages.page, "asset-check")
+    pages.open_partition("report", "tiny")
+    for plot in _PLOTS:
+        picture = pages.show(plot).locator("img")
+        assert picture.evaluate("image => image.naturalWidth") > 100
+        pages.close_dialog()
+    pages.open_partition("benchmark_table", "tiny")
+    table = pages.show("table")
+    assert "ONNX Runtime INT4" in table.locator("table").first.inner_text()
+    screenshot(pages.page, "asset-table")
+
+
+@pytest.mark.deployment
+@pytest.mark.timeout(1800)
+def test_backfill_two_models(deployment: Deployment, pages: "Pages", screenshot: Screenshot) -> None:
+    with deployment.instance() as instance:
+        known = {backfill.backfill_id for backfill in instance.get_backfills()}
+    pages.materialize(*MODELS)
+    [backfill] = deployment.new_backfills(known)
+    runs = deployment.finished_runs(len(MODELS), 1200, backfill=backfill)
+    assert {run.tags["dagster/partition"] for run in runs} == set(MODELS), "each in a run of its own"
+    assert all(run.is_success for run in runs)
+    pages.page.goto(f"/runs/b/{backfill}?tab=runs")
+    pages.page.get_by_text("Success", exact=True).nth(1).wait_for()
+    screenshot(pages.page, "backfill")
