@@ -14,6 +14,6 @@ def artifacts_root() -> Path:
     return Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts"
 
 
-def history_directory(root: Path) -> Path:
-    """Where the measurements of a store's artifacts are kept for good: files, which `store gc` leaves alone."""
-    return root / "history"
+def history_directory(root: str) -> str:
+    """Where the measurements of a store are kept for good: plain files, which `store gc` leaves alone."""
+    return f"{root}/history"

@@ -1,7 +1,6 @@
 """What a measurement adds to the history, and how it stands there."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llama4_pipeline.artifacts.artifact import Artifact
@@ -25,7 +24,7 @@ class Standing:
         return [each for each in self.comparisons if each.slower]
 
 
-def remember(artifact: Artifact, directory: Path) -> Standing:
+def remember(artifact: Artifact, directory: str) -> Standing:
     """Appends a measurement to the history and compares it with the nights before.
 
     Args:

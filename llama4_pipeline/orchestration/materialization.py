@@ -11,6 +11,7 @@ from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.builders.notes import NOTES
 from llama4_pipeline.builders.validate import GraphRejected
 from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.orchestration.descriptions import describe
 from llama4_pipeline.orchestration.partitions import MODELS
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.pipeline import Outcome, run_stage, stage_code_version
@@ -30,7 +31,7 @@ def declared(name: str) -> dict[str, Any]:
     stage = STAGES[name]
     arguments: dict[str, Any] = {
         "name": name,
-        "description": stage.description,
+        "description": describe(stage),
         "deps": list(stage.inputs),
         "partitions_def": MODELS,
         "group_name": stage.group,

@@ -22,9 +22,9 @@ class ArtifactStore(dg.ConfigurableResource):
         """The store itself."""
         return Store(Path(self.root))
 
-    def history(self) -> Path:
+    def history(self) -> str:
         """The directory of the history of measurements."""
-        return history_directory(self.open().root)
+        return history_directory(self.root)
 
 
 class ComputeDevice(dg.ConfigurableResource):

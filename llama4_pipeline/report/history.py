@@ -9,9 +9,11 @@ import subprocess
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+from fsspec.core import url_to_fs
 
 from llama4_pipeline.artifacts.manifest import Manifest
 from llama4_pipeline.metrics.measurement import Measurement
@@ -65,47 +67,47 @@ class Comparison:
 
 
 def append(
-    directory: Path,
+    directory: str,
     measurements: Sequence[Measurement],
     manifest: Manifest,
     *,
     random_weights: Collection[str] = (),
-) -> Path:
+) -> str:
     """Adds a measurement to the history; once more changes nothing.
 
     Args:
-        directory: Of the history; made if it is not there.
+        directory: Of the history, a path or a URL that fsspec knows; made if it is not there.
         measurements: The rows of the table.
         manifest: Of the artifact that they were read from: its time, digest, code, libraries and machine.
         random_weights: As in `benchmark_table`.
 
     Returns:
-        The file: the columns of `benchmark_table` and those of `_circumstances`.
+        The file, with the columns of `benchmark_table` and those of `_circumstances`.
     """
     measured_at = pd.Timestamp(manifest.created)
-    file = directory / f"{measured_at:%Y%m%dT%H%M%SZ}-{manifest.recipe.model}-{manifest.digest[:16]}.parquet"
-    if file.exists():
-        return file
+    files, base = url_to_fs(directory)
+    name = f"{measured_at:%Y%m%dT%H%M%SZ}-{manifest.recipe.model}-{manifest.digest[:16]}.parquet"
+    if files.exists(f"{base}/{name}"):
+        return f"{base}/{name}"
     table = benchmark_table(measurements, random_weights=random_weights).assign(**_circumstances(manifest))
     texts = table.columns[
         table.dtypes == "object"
     ]  # typed, or a column of None would fit no other file's text
     table = table.astype(dict.fromkeys(texts, "string")).assign(measured_at=measured_at)
-    directory.mkdir(parents=True, exist_ok=True)
-    scratch = directory / f".{uuid.uuid4().hex}"
-    try:
-        table.to_parquet(scratch, index=False)
-        scratch.replace(file)
-    finally:
-        scratch.unlink(missing_ok=True)
-    return file
+    files.makedirs(base, exist_ok=True)
+    scratch = f"{base}/.{uuid.uuid4().hex}"
+    files.pipe_file(scratch, table.to_parquet(index=False))
+    files.mv(scratch, f"{base}/{name}")
+    return f"{base}/{name}"
 
 
-def read(directory: Path) -> pd.DataFrame:
+def read(directory: str) -> pd.DataFrame:
     """Every measurement, oldest first; columns that an older file lacks are empty there."""
-    return pd.concat(
-        [pd.read_parquet(file) for file in sorted(directory.glob("*.parquet"))], ignore_index=True
-    )
+    files, base = url_to_fs(directory)
+    tables = [
+        pd.read_parquet(BytesIO(files.cat_file(file))) for file in sorted(files.glob(f"{base}/*.parquet"))
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def comparable(history: pd.DataFrame, digest: str) -> pd.DataFrame:

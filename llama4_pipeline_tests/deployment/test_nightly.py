@@ -57,7 +57,7 @@ def _night(deployment: Deployment, nights: int) -> dict[str, object]:
         anew = {stage for stage, metadata in done.items() if metadata["why"] == "measured anew"}
         assert anew == _MEASURING or nights == 1, "on a new store a measurement is the first one"
         assert all(done[stage]["reused"] is False for stage in _MEASURING)
-        assert model in set(read(deployment.history)["model"])
+        assert model in set(read(str(deployment.history))["model"])
     return newest
 
 
