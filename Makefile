@@ -7,7 +7,10 @@ EXTRAS ?= cpu,dev
 # Further package index searched for torch. Linux wheels of the default index bring CUDA along, several GB;
 # without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
 TORCH_INDEX ?=
+# Who may open the UI: this machine only. Whoever reaches it can run everything.
+UI_HOST ?= 127.0.0.1
 UI_PORT ?= 3000
+PAGES_PORT ?= 3001
 # Where `make large` puts what it writes, about 30 GB for a while.
 LARGE_SCRATCH ?= /var/tmp
 
@@ -38,22 +41,11 @@ test: setup ## Run the tests
 conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
 	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
 
-test-ui: setup ## Try the UI in Chromium, the nightly schedule and backfills on real processes; writes docs/images
-	@command -v chromium >/dev/null || { echo "make test-ui: chromium is missing; apt-get install chromium" >&2; exit 2; }
-	$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e '.[test-ui]'
-	$(BIN)/python -m pytest -m deployment llama4_pipeline_tests/deployment --screenshots docs/images
-
-large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
-	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
-
-check: setup ## Check format, lint, types and the Dagster definitions
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	DAGSTER_DISABLE_TELEMETRY=yes $(BIN)/dagster definitions validate -w workspace.yaml
-
-ui: setup ## Serve the Dagster UI on 127.0.0.1 (UI_PORT=3000)
-	DAGSTER_HOME="$(CURDIR)" $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+test-ui: export DAGSTER_HOME ?= $(CURDIR)
+ui: export LLAMA4_PIPELINE_PAGES ?= http://$(UI_HOST):$(PAGES_PORT)
+ui: setup ## Serve the Dagster UI and the reports (UI_HOST=127.0.0.1 UI_PORT=3000 PAGES_PORT=3001)
+	$(BIN)/llama4-pipeline pages --host $(UI_HOST) --port $(PAGES_PORT) & trap "kill $$!" EXIT; \
+	$(BIN)/dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)
 
 clean: ## Remove .venv and the caches of the checks; artifacts stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
