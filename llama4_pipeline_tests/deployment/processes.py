@@ -21,6 +21,7 @@ from llama4_pipeline_tests.assets.conftest import CATALOG
 ROOT = Path(__file__).parents[2]
 MODELS = ("tiny", "small")
 """Two small models with random weights; `tiny` is the nightly one of the package's catalog, made smaller."""
+_WORKSPACE = ("-w", "workspace.yaml")
 _POLL_SECONDS = 1.0
 
 Found = TypeVar("Found")
@@ -41,6 +42,7 @@ class Deployment:
             "DAGSTER_HOME": str(self.home),
             "LLAMA4_PIPELINE_ARTIFACTS": str(self.store.root),
             "LLAMA4_PIPELINE_CATALOG": str(self.home / "catalog.toml"),
+            "LLAMA4_PIPELINE_PAGES": f"http://127.0.0.1:{_free_port()}",
             "PYTHONPATH": str(ROOT),
         }
 
@@ -65,17 +67,25 @@ class Deployment:
     @contextmanager
     def daemon(self, **environment: str) -> Iterator[None]:
         """The daemon: queue, schedules, backfills, run monitoring."""
-        with self._process("dagster._daemon", "run", environment=environment):
+        with self._process("dagster._daemon", "run", *_WORKSPACE, environment=environment):
             yield
 
     @contextmanager
     def webserver(self) -> Iterator[str]:
         """The webserver, once it answers; gives its address."""
         port = _free_port()
-        with self._process("dagster_webserver", "-h", "127.0.0.1", "-p", str(port)):
+        with self._process("dagster_webserver", "-h", "127.0.0.1", "-p", str(port), *_WORKSPACE):
             address = f"http://127.0.0.1:{port}"
             wait_for(lambda: _answers(f"{address}/server_info"), "the webserver", 120)
             yield address
+
+    @contextmanager
+    def reports(self) -> Iterator[None]:
+        """The server of the reports that the assets link to."""
+        port = self.environment["LLAMA4_PIPELINE_PAGES"].rpartition(":")[2]
+        with self._process("llama4_pipeline.cli", "pages", "--port", port):
+            wait_for(lambda: _answers(self.environment["LLAMA4_PIPELINE_PAGES"]), "the reports", 60)
+            yield
 
     @contextmanager
     def instance(self) -> Iterator[dg.DagsterInstance]:
@@ -105,6 +115,11 @@ class Deployment:
                 60,
             )
 
+    def logged(self, run: dg.DagsterRun) -> str:
+        """The log of a run, as the UI shows it."""
+        with self.instance() as instance:
+            return "\n".join(entry.user_message for entry in instance.all_logs(run.run_id))
+
     def materialized(self, run: dg.DagsterRun) -> dict[str, dict[str, Any]]:
         """The metadata of each asset that a run materialized."""
         with self.instance() as instance:
@@ -129,7 +144,7 @@ class Deployment:
     def command(self, *arguments: str) -> str:
         """Runs a command of Dagster to its end; returns what it printed."""
         done = subprocess.run(
-            [sys.executable, "-m", "dagster", *arguments, "-w", "workspace.yaml"],
+            [sys.executable, "-m", "dagster", *arguments, *_WORKSPACE],
             cwd=ROOT,
             env=os.environ | self.environment,
             capture_output=True,
@@ -142,7 +157,7 @@ class Deployment:
     def _process(self, module: str, *arguments: str, environment: Mapping[str, str] = {}) -> Iterator[None]:
         with (self.home / f"{module}.log").open("a") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments, "-w", "workspace.yaml"],
+                [sys.executable, "-m", module, *arguments],
                 cwd=ROOT,
                 env=os.environ | self.environment | environment,
                 stdout=log,

@@ -1,5 +1,6 @@
 """What a person does in the UI, in a real browser, on the real webserver and daemon."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -32,6 +33,7 @@ def pages(deployment: Deployment) -> Iterator["Pages"]:
     later = f"0 {(datetime.now(UTC).hour + 12) % 24} * * *"
     with (
         deployment.daemon(**{NIGHTLY_VARIABLE: later}),
+        deployment.reports(),
         deployment.webserver() as address,
         chromium(address) as opened,
     ):
@@ -46,9 +48,11 @@ def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screens
 
     pages.materialize("tiny")
     [run] = deployment.finished_runs(1, 1200, partition="tiny")
+    assert re.search(r"cases, [\d.,]+/s, [\d,]+ s left", deployment.logged(run)), "progress in the log"
     pages.page.goto(f"/runs/{run.run_id}")
     pages.page.get_by_text("Success", exact=True).first.wait_for()
     pages.page.get_by_text("Succeeded (13)").wait_for()
+    pages.page.get_by_text("RUN_SUCCESS").wait_for()
     screenshot(pages.page, "run")
     pages.open_graph()
     screenshot(pages.wide, "asset-graph")
@@ -64,6 +68,9 @@ def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screens
         picture = pages.show(plot).locator("img")
         assert picture.evaluate("image => image.naturalWidth") > 100
         pages.close_dialog()
+    with pages.page.expect_popup() as opened:
+        pages.page.get_by_role("link", name=deployment.environment["LLAMA4_PIPELINE_PAGES"]).click()
+    opened.value.get_by_text("PyTorch eager").first.wait_for()
     pages.open_partition("benchmark_table", "tiny")
     table = pages.show("table")
     assert "ONNX Runtime INT4" in table.locator("table").first.inner_text()
