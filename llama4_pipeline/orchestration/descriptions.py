@@ -7,7 +7,7 @@ from llama4_pipeline.catalog import ModelSpec, load_catalog
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.orchestration.resources import ArtifactStore
 from llama4_pipeline.stages import Stage
-from llama4_pipeline.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_seconds
 
 _UNKNOWN = "?"
 
@@ -51,4 +51,4 @@ def _time(stage: Stage, model: ModelSpec, store: Store | None) -> str:
         seconds = store.input_of(model.name, stage.name).manifest.seconds if store else None
     except InputError:  # not built here yet
         seconds = None
-    return _UNKNOWN if seconds is None else f"{format_number(seconds)} s"
+    return _UNKNOWN if seconds is None else format_seconds(seconds)

@@ -48,7 +48,7 @@ def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screens
 
     pages.materialize("tiny")
     [run] = deployment.finished_runs(1, 1200, partition="tiny")
-    assert re.search(r"cases, [\d.,]+/s, [\d,]+ s left", deployment.logged(run)), "progress in the log"
+    assert re.search(r"cases, .+, .+ left", deployment.logged(run)), "progress in the log"
     pages.page.goto(f"/runs/{run.run_id}")
     pages.page.get_by_text("Success", exact=True).first.wait_for()
     pages.page.get_by_text("Succeeded (13)").wait_for()
