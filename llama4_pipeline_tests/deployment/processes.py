@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import dagster as dg
+from dagster._core.execution.backfill import BulkActionStatus
 
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline_tests.assets.conftest import CATALOG
@@ -93,13 +94,20 @@ class Deployment:
         with dg.DagsterInstance.from_config(str(self.home)) as instance:
             yield instance
 
-    def finished_runs(self, count: int, seconds: float, **tags: str) -> list[dg.DagsterRun]:
-        """Waits for so many runs with these tags to end; returns them."""
+    def run_ids(self) -> set[str]:
+        """The runs so far."""
+        with self.instance() as instance:
+            return {run.run_id for run in instance.get_runs()}
+
+    def finished_runs(
+        self, count: int, seconds: float, besides: Container[str] = (), **tags: str
+    ) -> list[dg.DagsterRun]:
+        """Waits for so many runs with these tags, besides known ones, to end; returns them, the newest first."""
         chosen = dg.RunsFilter(tags={f"dagster/{name}": value for name, value in tags.items()})
         with self.instance() as instance:
 
             def ended() -> list[dg.DagsterRun]:
-                runs = instance.get_runs(chosen)
+                runs = [run for run in instance.get_runs(chosen) if run.run_id not in besides]
                 return runs if len(runs) == count and all(run.is_finished for run in runs) else []
 
             return wait_for(ended, f"the end of {count} runs", seconds)
@@ -113,6 +121,15 @@ class Deployment:
                 ],
                 "a backfill",
                 60,
+            )
+
+    def wait_for_success(self, backfill: str) -> None:
+        """Waits for the daemon to note that a backfill is complete."""
+        with self.instance() as instance:
+            wait_for(
+                lambda: instance.get_backfill(backfill).status is BulkActionStatus.COMPLETED_SUCCESS,
+                f"the success of backfill {backfill}",
+                120,
             )
 
     def logged(self, run: dg.DagsterRun) -> str:
