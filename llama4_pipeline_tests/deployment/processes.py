@@ -132,6 +132,14 @@ class Deployment:
                 120,
             )
 
+    def steps(self, run: dg.DagsterRun) -> dict[str, tuple[float, float]]:
+        """When each step of a run began and ended."""
+        with self.instance() as instance:
+            return {
+                step.step_key: (step.start_time, step.end_time)
+                for step in instance.get_run_step_stats(run.run_id)
+            }
+
     def logged(self, run: dg.DagsterRun) -> str:
         """The log of a run, as the UI shows it."""
         with self.instance() as instance:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from llama4_pipeline_tests.deployment.browser import Pages
 
+Interval = tuple[float, float]
 Screenshot = Callable[["Page", str], None]
 _WORKFLOW = (
     "checkpoint", "exported_graph", "validated_graph", "simplified_graph", "optimized_graph", "int4_graph",
@@ -86,7 +87,21 @@ def test_backfill_two_models(deployment: Deployment, pages: "Pages", screenshot:
     runs = deployment.finished_runs(len(MODELS), 1200, backfill=backfill)
     assert {run.tags["dagster/partition"] for run in runs} == set(MODELS), "each in a run of its own"
     assert all(run.is_success for run in runs)
+    first, second = (deployment.steps(run) for run in runs)
+    assert _overlap(*(_whole(steps) for steps in (first, second))), "several runs at once"
+    pooled = [
+        steps[stage.name] for steps in (first, second) for stage in STAGES.values() if stage.may_use_gpu
+    ]
+    assert not any(_overlap(*pair) for pair in combinations(pooled, 2)), "one step at a time may use the GPU"
     deployment.wait_for_success(backfill)
     pages.page.goto(f"/runs/b/{backfill}?tab=runs")
     pages.page.get_by_text("Success", exact=True).nth(1).wait_for()
     screenshot(pages.page, "backfill")
+
+
+def _whole(steps: dict[str, Interval]) -> Interval:
+    return min(begin for begin, _ in steps.values()), max(end for _, end in steps.values())
+
+
+def _overlap(one: Interval, other: Interval) -> bool:
+    return one[0] < other[1] and other[0] < one[1]
