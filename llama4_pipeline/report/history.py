@@ -16,6 +16,7 @@ import pandas as pd
 from fsspec.core import url_to_fs
 
 from llama4_pipeline.artifacts.manifest import Manifest
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.table import benchmark_table
 from llama4_pipeline.units import format_number
@@ -102,11 +103,18 @@ def append(
 
 
 def read(directory: str) -> pd.DataFrame:
-    """Every measurement, oldest first; columns that an older file lacks are empty there."""
+    """Every measurement, oldest first; columns that an older file lacks are empty there.
+
+    Raises:
+        InputError: a file there is no table.
+    """
     files, base = url_to_fs(directory)
-    tables = [
-        pd.read_parquet(BytesIO(files.cat_file(file))) for file in sorted(files.glob(f"{base}/*.parquet"))
-    ]
+    tables = []
+    for file in sorted(files.glob(f"{base}/*.parquet")):
+        try:
+            tables.append(pd.read_parquet(BytesIO(files.cat_file(file))))
+        except ValueError as error:  # pyarrow's own are such
+            raise InputError(f"{file} is no readable Parquet file: remove it from the history") from error
     return pd.concat(tables, ignore_index=True)
 
 

@@ -13,6 +13,7 @@ from llama4_pipeline.artifacts.location import history_directory
 from llama4_pipeline.artifacts.manifest import Manifest
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.history import append, compare, read
 from llama4_pipeline.report.history_plot import series
@@ -67,6 +68,13 @@ def test_writers_do_not_wait_and_leave_whole_files(tmp_path: Path) -> None:
         list(pool.map(lambda manifest: append(str(tmp_path), _int4(7.0), manifest), manifests))
     assert len(read(str(tmp_path))) == 4
     assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
+    append(str(tmp_path), _int4(7.0), _manifest())
+    (tmp_path / "copied-half.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"copied-half\.parquet is no readable Parquet file: remove it"):
+        read(str(tmp_path))
 
 
 def test_the_history_outlives_the_artifacts(tmp_path: Path) -> None:
