@@ -119,7 +119,7 @@ _CASES: tuple[tuple[Change, set[str], str], ...] = (
 def test_exactly_what_is_invalid_runs(tmp_path: Path) -> None:
     """One change after the other on one store; plan says before what the run says after."""
     installation = Installation(tmp_path)
-    assert installation.run() == dict.fromkeys(STAGES, "never built")
+    installation.run()
     for change, expected, reason in _CASES:
         change(installation)
         planned, ran = installation.planned(), installation.run()
