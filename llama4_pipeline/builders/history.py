@@ -1,5 +1,6 @@
 """What a measurement adds to the history, and how it stands there."""
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ from llama4_pipeline.builders.report import random_weights
 
 if TYPE_CHECKING:
     from llama4_pipeline.report.history import Comparison
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,4 +43,7 @@ def remember(artifact: Artifact, directory: str) -> Standing:
     append(directory, measurements, manifest, random_weights=random_weights(manifest.recipe.parameters))
     history = read(directory)
     figure = series(history, artifact.digest)
-    return Standing(compare(history, artifact.digest), to_png(figure) if figure else None)
+    standing = Standing(compare(history, artifact.digest), to_png(figure) if figure else None)
+    for slowdown in standing.slowdowns:
+        _logger.warning("slower than usual: %s", slowdown.sentence())
+    return standing

@@ -38,6 +38,7 @@ def test_two_nights(deployment: Deployment) -> None:
     slowed = deployment.checked(second["tiny"])["benchmarks"]
     assert not slowed.passed and not slowed.blocking
     assert f"median of {FEWEST_NIGHTS} nights" in str(slowed.metadata["slower"].value)
+    assert "slower than usual: PyTorch eager: " in deployment.logged(second["tiny"])
     assert "data:image/png" in str(slowed.metadata["nights"].value)
     assert "data:image/png" in done["benchmarks"]["nights"]
     assert deployment.checked(second["small"])["benchmarks"].passed
