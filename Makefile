@@ -7,7 +7,10 @@ EXTRAS ?= cpu,dev
 # Further package index searched for torch. Linux wheels of the default index bring CUDA along, several GB;
 # without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
 TORCH_INDEX ?=
+# Who may open the UI: this machine only. Whoever reaches it can run everything.
+UI_HOST ?= 127.0.0.1
 UI_PORT ?= 3000
+PAGES_PORT ?= 3001
 # Where `make large` puts what it writes, about 30 GB for a while.
 LARGE_SCRATCH ?= /var/tmp
 # Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
@@ -21,7 +24,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
+.PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,36 +44,11 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
-conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
-	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
-
-large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
-	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
-
-benchmark: setup ## Measure every engine in turns; writes docs/results, docs/benchmarks.md and README's table (25 min)
-	$(BIN)/python -m llama4_pipeline_tests.benchmark $(BENCHMARK)
-
-profile: setup ## Account for a decode token kernel by kernel; writes docs/performance.md
-	$(BIN)/python -m llama4_pipeline_tests.benchmark.profile
-
-gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-wheels/
-	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
-		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
-
-gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write gpu-benchmark.json
-	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels gpu-benchmark.json $(BENCHMARK)
-
-quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
-	$(BIN)/python -m llama4_pipeline_tests.quality
-
-check: setup ## Check format, lint, types and the Dagster definitions
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/mypy
-	DAGSTER_DISABLE_TELEMETRY=yes $(BIN)/dagster definitions validate -w workspace.yaml
-
-ui: setup ## Serve the Dagster UI on 127.0.0.1 (UI_PORT=3000)
-	DAGSTER_HOME="$(CURDIR)" $(BIN)/dagster dev -w workspace.yaml -h 127.0.0.1 -p $(UI_PORT)
+test-ui: export DAGSTER_HOME ?= $(CURDIR)
+ui: export LLAMA4_PIPELINE_PAGES ?= http://$(UI_HOST):$(PAGES_PORT)
+ui: setup ## Serve the Dagster UI and the reports (UI_HOST=127.0.0.1 UI_PORT=3000 PAGES_PORT=3001)
+	$(BIN)/llama4-pipeline pages --host $(UI_HOST) --port $(PAGES_PORT) & trap "kill $$!" EXIT; \
+	$(BIN)/dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)
 
 clean: ## Remove .venv and the caches of the checks; artifacts stay
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

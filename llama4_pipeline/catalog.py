@@ -260,7 +260,9 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
     if kind == "local" and directory:
         table["source"] = f"local:{(file.parent / Path(directory).expanduser()).resolve()}"
     data = table.get("data")
-    for name, source in data.items() if isinstance(data, dict) else ():
+    if not isinstance(data, dict):
+        return
+    for name, source in data.items():
         if isinstance(source, str) and not source.startswith(LIBRARY_PREFIX):
             data[name] = str((file.parent / Path(source).expanduser()).resolve())
 

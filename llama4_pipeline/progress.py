@@ -6,6 +6,8 @@ import time
 from types import TracebackType
 from typing import Self
 
+from llama4_pipeline.units import format_seconds
+
 _LOG_EVERY_SECONDS = 10.0
 _BAR_WIDTH = 30
 
@@ -53,10 +55,15 @@ class Progress:
             self._logger.info(self._line(time.monotonic(), ""))
 
     def _line(self, now: float, note: str) -> str:
-        elapsed = max(now - self._start, 1e-9)
-        rate = self._done / elapsed
-        left = (self._total - self._done) / rate if rate else float("inf")
-        line = f"{self._task}: {self._done:,}/{self._total:,} {self._unit}, {rate:,.1f}/s, {left:,.0f} s left"
+        elapsed = now - self._start
+        line = f"{self._task}: {self._done:,}/{self._total:,} {self._unit}, {format_seconds(elapsed)}"
+        if self._done and elapsed > 0:
+            seconds_each = elapsed / self._done
+            rate = (
+                f"{1 / seconds_each:,.1f}/s" if seconds_each < 1 else f"{format_seconds(seconds_each)} each"
+            )
+            left = format_seconds(seconds_each * (self._total - self._done))
+            line = f"{self._task}: {self._done:,}/{self._total:,} {self._unit}, {rate}, {left} left"
         return f"{line}, {note}" if note else line
 
     def _draw(self, now: float, note: str) -> None:

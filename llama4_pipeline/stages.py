@@ -155,7 +155,7 @@ _STAGES = (
         build="llama4_pipeline.builders.checkpoint:build",
         libraries=("python", "torch", "transformers", "tokenizers"),
         parameters=_checkpoint,
-        group="source",
+        group="data",
         kinds=("pytorch", "huggingface"),
     ),
     Stage(
@@ -164,7 +164,7 @@ _STAGES = (
         build="llama4_pipeline.builders.datasets:build",
         libraries=("python",),
         parameters=_datasets,
-        group="source",
+        group="data",
         kinds=("python",),
     ),
     Stage(

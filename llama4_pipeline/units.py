@@ -22,3 +22,10 @@ def format_bytes(size: float) -> str:
         if size >= unit:
             return f"{format_number(size / unit)} {name}"
     return f"{size:.0f} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """A time in the unit that a person thinks in: 8.25 -> 8.2 s, 90 -> 90 s, 4000 -> 67 min, 30000 -> 8.3 h."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if 0.05 <= seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,6 +1,6 @@
 import pytest
 
-from llama4_pipeline.units import format_bytes, format_number
+from llama4_pipeline.units import format_bytes, format_number, format_seconds
 
 
 @pytest.mark.parametrize(
@@ -26,3 +26,11 @@ def test_three_significant_digits(value, text):
 )
 def test_the_largest_unit_that_gives_at_least_one(size, text):
     assert format_bytes(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 s"), (8.25, "8.2 s"), (90, "90 s"), (4_000, "67 min"), (30_000, "8.3 h")],
+)
+def test_a_time_as_a_person_says_it(seconds, text):
+    assert format_seconds(seconds) == text

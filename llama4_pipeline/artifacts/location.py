@@ -12,3 +12,8 @@ def artifacts_root() -> Path:
     if named:
         return Path(named).absolute()
     return Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts"
+
+
+def history_directory(root: str) -> str:
+    """Where the measurements of a store are kept for good: plain files, which `store gc` leaves alone."""
+    return f"{root}/history"

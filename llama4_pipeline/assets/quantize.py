@@ -50,7 +50,7 @@ def _quantized(outcome: Outcome) -> dg.MaterializeResult:
         shown["calibration_tokens_by_expert"] = dg.MetadataValue.table(coverage)
     picture = outcome.artifact.directory / NOTES / "sensitivity.png"
     if picture.is_file():
-        shown["sensitivity"] = image(picture)
+        shown["sensitivity"] = image("sensitivity", picture.read_bytes())
     return materialized(
         outcome,
         **shown,

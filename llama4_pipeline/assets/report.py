@@ -1,9 +1,14 @@
 """The benchmark_table and report assets."""
 
+import os
+
 import dagster as dg
 
 from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
+
+PAGES_VARIABLE = "LLAMA4_PIPELINE_PAGES"
+"""Environment variable: where `llama4-pipeline pages` answers, so that a click opens the page. A UI opens no files."""
 
 
 @dg.asset(**declared("benchmark_table"))
@@ -24,8 +29,17 @@ def benchmark_table(
 def report(
     context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
 ) -> dg.MaterializeResult:
-    """Shows the plots, and where the page is."""
+    """Shows the plots, and a link to the page."""
     outcome = run(context, artifacts, device)
     directory = outcome.artifact.directory
-    plots = {name: image(directory / f"{name}.png") for name in outcome.artifact.facts["plots"]}
-    return materialized(outcome, page=dg.MetadataValue.path(directory / "report.html"), **plots)
+    plots = {
+        name: image(name, (directory / f"{name}.png").read_bytes())
+        for name in outcome.artifact.facts["plots"]
+    }
+    served = os.environ.get(PAGES_VARIABLE)
+    page = (
+        dg.MetadataValue.url(f"{served}/{context.partition_key}")
+        if served
+        else dg.MetadataValue.path(directory / "report.html")
+    )
+    return materialized(outcome, page=page, **plots)

@@ -23,7 +23,7 @@ def build_table(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: 
     from llama4_pipeline.report.table import write_tables
 
     measurements = read_measurements(inputs["benchmarks"])
-    write_tables(measurements, out, random_weights=_random_weights(parameters))
+    write_tables(measurements, out, random_weights=random_weights(parameters))
     return {"rows": len(measurements)}
 
 
@@ -50,11 +50,11 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
         measurements,
         command=f"llama4-pipeline run --model {parameters['model']}",
         measured_on=measured_on(inputs["benchmarks"]),
-        random_weights=_random_weights(parameters),
+        random_weights=random_weights(parameters),
         sensitivity=sensitivity,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
-    rows = table_rows(measurements, _random_weights(parameters))
+    rows = table_rows(measurements, random_weights(parameters))
     drawn = {plot.name: figure for plot in PLOTS if (figure := plot.draw(rows)) is not None}
     if sensitivity is not None:
         drawn["sensitivity"] = sensitivity
@@ -63,5 +63,6 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
     return {"plots": list(drawn)}
 
 
-def _random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+def random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The model's name, if its weights are random, as the table wants it."""
     return () if parameters["trained"] else (parameters["model"],)

@@ -13,7 +13,7 @@ from types import FrameType
 
 import click
 
-from llama4_pipeline.cli import gguf, graph, measure, pipeline
+from llama4_pipeline.cli import gguf, graph, measure, pages, pipeline
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
@@ -21,7 +21,13 @@ PROGRAM = "llama4-pipeline"
 
 
 @click.group(
-    commands=[*pipeline.COMMANDS, *graph.COMMANDS, *gguf.COMMANDS, *measure.COMMANDS],
+    commands=[
+        *pipeline.COMMANDS,
+        *pages.COMMANDS,
+        *graph.COMMANDS,
+        *gguf.COMMANDS,
+        *measure.COMMANDS,
+    ],
     no_args_is_help=False,
     context_settings={"max_content_width": 110},
 )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import BinaryIO
 
 import numpy as np
@@ -28,7 +28,7 @@ def load_graph(directory: Path) -> ir.Model:
     """Reads `model.onnx` of a graph directory; weights stay on disk, mapped when they are looked at.
 
     Raises:
-        InputError: the directory holds no ONNX model.
+        InputError: the directory holds no ONNX model, or one whose weights would lie elsewhere.
     """
     path = directory / MODEL_FILE
     if not path.is_file():
@@ -36,9 +36,13 @@ def load_graph(directory: Path) -> ir.Model:
             f"{directory} holds no {MODEL_FILE}: give a directory written by `llama4-pipeline export`"
         )
     try:
-        return ir.load(path)
+        model = ir.load(path)
     except Exception as error:
         raise InputError(f"{path} is not a readable ONNX model ({error}): export it again") from error
+    for value in model.graph.initializers.values():
+        if isinstance(value.const_value, ir.ExternalTensor):
+            _require_inside(path, value.name, PurePath(value.const_value.location))
+    return model
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
@@ -119,6 +123,14 @@ def _goes_outside(tensor: ir.TensorProtocol | None, shared: set[str]) -> bool:
     if isinstance(tensor, ir.ExternalTensor):
         return tensor.location not in shared
     return isinstance(tensor, StreamedTensor) or (tensor is not None and tensor.nbytes >= _INLINE_BYTES)
+
+
+def _require_inside(path: Path, name: str | None, location: PurePath) -> None:
+    """Refuses a file that a graph from outside names beyond its directory: it would be read, and linked to."""
+    if location.is_absolute() or ".." in location.parts:
+        raise InputError(
+            f"{path}: {name} lies at {location}, outside its directory: such a graph is not read"
+        )
 
 
 def _places(values: list[ir.Value], location: str, out: Path) -> dict[ir.Value, ir.ExternalTensor]:

@@ -10,7 +10,7 @@ the key of config.json. What cannot be seen within `max_context` tokens does not
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import gguf
 import numpy as np
@@ -142,7 +142,8 @@ def _rope_factors(checkpoint: "Checkpoint") -> np.ndarray | None:
 
 
 def _theta(checkpoint: "Checkpoint") -> float:
-    return float(checkpoint.config.rope_parameters["rope_theta"])
+    parameters: dict[str, Any] = dict(checkpoint.config.rope_parameters or {})
+    return float(parameters["rope_theta"])
 
 
 def _cannot(key: str, what: str) -> InputError:

@@ -3,7 +3,6 @@
 import base64
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -12,6 +11,7 @@ from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.builders.notes import NOTES
 from llama4_pipeline.builders.validate import GraphRejected
 from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.orchestration.descriptions import describe
 from llama4_pipeline.orchestration.partitions import MODELS
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.pipeline import Outcome, run_stage, stage_code_version
@@ -31,7 +31,7 @@ def declared(name: str) -> dict[str, Any]:
     stage = STAGES[name]
     arguments: dict[str, Any] = {
         "name": name,
-        "description": stage.description,
+        "description": describe(stage),
         "deps": list(stage.inputs),
         "partitions_def": MODELS,
         "group_name": stage.group,
@@ -41,8 +41,19 @@ def declared(name: str) -> dict[str, Any]:
         "pool": GPU_POOL if stage.may_use_gpu else None,
     }
     if stage.check:
-        arguments |= {"output_required": False, "check_specs": [_check_spec(name, stage.check)]}
+        promise = "onnx.checker passes; every layer, the logits and greedy text agree with PyTorch."
+        gate = check_spec(name, stage.check, promise, blocking=True)
+        arguments |= {"output_required": False, "check_specs": [gate]}
     return arguments
+
+
+def check_spec(asset: str, name: str, description: str, *, blocking: bool = False) -> dg.AssetCheckSpec:
+    """A check of an asset, with a result for each model."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dg.PreviewWarning)
+        return dg.AssetCheckSpec(
+            name, asset=asset, description=description, blocking=blocking, partitions_def=MODELS
+        )
 
 
 def run(context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice) -> Outcome:
@@ -103,22 +114,9 @@ def gated(
     yield materialized(outcome, **describe(outcome.artifact))
 
 
-def image(file: Path) -> dg.MetadataValue:
-    """A PNG file as Markdown, for the asset's page."""
-    encoded = base64.b64encode(file.read_bytes()).decode()
-    return dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{encoded})")
-
-
-def _check_spec(asset: str, name: str) -> dg.AssetCheckSpec:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dg.PreviewWarning)
-        return dg.AssetCheckSpec(
-            name,
-            asset=asset,
-            blocking=True,
-            description="onnx.checker passes; every layer, the logits and greedy text agree with PyTorch.",
-            partitions_def=MODELS,
-        )
+def image(name: str, png: bytes) -> dg.MetadataValue:
+    """A picture as Markdown, for the asset's page."""
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _validation_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -137,6 +135,6 @@ def _validation_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _validation_notes(artifact: Artifact) -> dict[str, dg.MetadataValue]:
     notes = artifact.directory / NOTES
     return {
-        "errors": image(notes / "validation.png"),
+        "errors": image("validation", (notes / "validation.png").read_bytes()),
         "report": dg.MetadataValue.md((notes / "validation.md").read_text()),
     }

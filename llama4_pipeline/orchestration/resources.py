@@ -5,7 +5,7 @@ from pathlib import Path
 import dagster as dg
 from pydantic import Field
 
-from llama4_pipeline.artifacts.location import artifacts_root
+from llama4_pipeline.artifacts.location import artifacts_root, history_directory
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device, find_device
 
@@ -21,6 +21,10 @@ class ArtifactStore(dg.ConfigurableResource):
     def open(self) -> Store:
         """The store itself."""
         return Store(Path(self.root))
+
+    def history(self) -> str:
+        """The directory of the history of measurements."""
+        return history_directory(self.root)
 
 
 class ComputeDevice(dg.ConfigurableResource):

@@ -20,7 +20,7 @@ from llama4_pipeline.metrics.measurement import Percentiles
 from llama4_pipeline.report.rows import Row
 from llama4_pipeline.units import format_bytes, format_number
 
-_WIDTH_INCHES = 5.4
+WIDTH_INCHES = 5.4
 _INK = "#123456"
 _COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f")
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X")
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "legend.handlelength": 1.6,
     "legend.columnspacing": 1.4,
 }
-_NUMBERS = FuncFormatter(lambda value, _: f"{value:,g}")
+NUMBERS = FuncFormatter(lambda value, _: f"{value:,g}")
 _DIVERGENCES = FuncFormatter(lambda value, _: f"{'≤ ' if value == _SMALLEST_DIVERGENCE else ''}{value:g}")
 _BYTES = FuncFormatter(lambda value, _: format_bytes(value) if value else "0")
 
@@ -62,7 +62,7 @@ class Plot:
 def latency(rows: Sequence[Row]) -> Figure | None:
     """Time per token by engine: mark at p50, stroke at p90, line to p99; greedy, and paler below it sampling."""
     ranges = [
-        (row.name, _look(place), row.measurement.decode_latency_ms, row.measurement.sampling_latency_ms)
+        (row.name, look_of(place), row.measurement.decode_latency_ms, row.measurement.sampling_latency_ms)
         for place, row in enumerate(rows)
     ]
     timed = [(name, look, greedy, pale) for name, look, greedy, pale in ranges if greedy is not None]
@@ -87,18 +87,18 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
     if not batches:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, 3.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for place, row in enumerate(rows):
             points = sorted(row.measurement.throughput.items())
             if points:
-                color, shape = _look(place)
+                color, shape = look_of(place)
                 axes.plot(*zip(*points, strict=True), shape, ls="-", lw=2, ms=7, color=color, label=row.name)
         axes.set_xscale("log", base=2)
         axes.set_xticks(batches, [str(batch) for batch in batches])
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_formatter(_NUMBERS)
+        axes.yaxis.set_major_formatter(NUMBERS)
         axes.grid(axis="y")
         axes.set_xlabel("batch size")
         axes.set_ylabel("tokens per second")
@@ -109,7 +109,7 @@ def throughput(rows: Sequence[Row]) -> Figure | None:
 def memory(rows: Sequence[Row]) -> Figure | None:
     """Peak memory of each engine's own process, pale; inside it the size of the model's weights as stored."""
     peaks = [
-        (row.name, _look(place), row.measurement.peak_memory_bytes, row.measurement.model_bytes)
+        (row.name, look_of(place), row.measurement.peak_memory_bytes, row.measurement.model_bytes)
         for place, row in enumerate(rows)
     ]
     held = [(name, look, peak, model or 0) for name, look, peak, model in peaks if peak is not None]
@@ -135,12 +135,12 @@ def quality_by_size(rows: Sequence[Row]) -> Figure | None:
     """
     places = [(place, row, row.measurement) for place, row in enumerate(rows)]
     divergent = [
-        (row.name, _look(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE), None)
+        (row.name, look_of(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE), None)
         for place, row, each in places
         if each.model_bytes is not None and each.kl_divergence is not None
     ]
     perplexities = [
-        (row.name, _look(place), each.model_bytes, each.perplexity, each.perplexity_stderr)
+        (row.name, look_of(place), each.model_bytes, each.perplexity, each.perplexity_stderr)
         for place, row, each in places
         if each.model_bytes is not None and each.perplexity is not None and not row.random_weights
     ]
@@ -148,7 +148,7 @@ def quality_by_size(rows: Sequence[Row]) -> Figure | None:
     if not points:
         return None
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(_WIDTH_INCHES, 3.9), layout="constrained")
+        figure = Figure(figsize=(WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for name, (color, shape), size, loss, error in points:
             axes.errorbar(size, loss, yerr=error, fmt=shape, color=color, markersize=9, label=name)
@@ -212,14 +212,14 @@ def row_color(place: int) -> str:
     return _COLORS[place % len(_COLORS)]
 
 
-def _look(place: int) -> tuple[str, str]:
+def look_of(place: int) -> tuple[str, str]:
     """Color and shape of the row at a place in the table: the same in every picture."""
     return row_color(place), _SHAPES[place % len(_SHAPES)]
 
 
 def _named_lines(names: Sequence[str]) -> tuple[Figure, Axes]:
     """A figure with one line for each name, which stands above its line: readable on a narrow screen."""
-    figure = Figure(figsize=(_WIDTH_INCHES, 0.9 + 0.62 * len(names)), layout="constrained")
+    figure = Figure(figsize=(WIDTH_INCHES, 0.9 + 0.62 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     axes.set_ylim(len(names) - 0.6, -0.62)
     axes.set_yticks([])
@@ -251,4 +251,4 @@ def _logarithmic_if_wide(axes: Axes) -> None:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(_NUMBERS)
+    axes.xaxis.set_major_formatter(NUMBERS)

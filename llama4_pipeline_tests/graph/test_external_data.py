@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -62,4 +63,17 @@ def test_piece_of_the_wrong_size_is_an_error(portable_graph: Path, tmp_path: Pat
 
 def test_directory_without_a_graph_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"holds no model\.onnx"):
+        load_graph(tmp_path)
+
+
+@pytest.mark.parametrize("location", ["../elsewhere.data", "/etc/passwd", "sub/../../elsewhere.data"])
+def test_a_graph_that_points_out_of_its_directory_is_refused(
+    portable_graph: Path, tmp_path: Path, location: str
+) -> None:
+    proto = onnx.load(portable_graph / "model.onnx", load_external_data=False)
+    [tensor, *_] = [tensor for tensor in proto.graph.initializer if tensor.external_data]
+    [place] = [entry for entry in tensor.external_data if entry.key == "location"]
+    place.value = location
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(InputError, match=f"{tensor.name} lies at {location}, outside its directory"):
         load_graph(tmp_path)

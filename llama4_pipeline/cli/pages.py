@@ -1,0 +1,78 @@
+"""`pages`: serves the reports, so that a browser opens them from the asset's page."""
+
+import os
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import click
+
+from llama4_pipeline.artifacts.location import artifacts_root
+from llama4_pipeline.cli.parameters import json_option
+from llama4_pipeline.cli.result import show
+from llama4_pipeline.errors import InputError
+
+_LOOPBACK = "127.0.0.1"
+
+
+@click.command()
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=3001, show_default=True, help="0 takes a free one."
+)
+@click.option(
+    "--host", default=_LOOPBACK, show_default=True, help="Another address opens it to other machines."
+)
+@json_option
+def pages(port: int, host: str, as_json: bool) -> None:
+    """Serve the report of every model at http://HOST:PORT/MODEL, until interrupted."""
+    try:
+        server = ThreadingHTTPServer((host, port), _Reports)
+    except OSError as error:
+        raise InputError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another --port") from error
+    with server:
+        address = f"http://{host}:{server.server_port}/"
+        show({"address": address}, f"reports at {address}", as_json)
+        server.serve_forever()
+
+
+class _Reports(BaseHTTPRequestHandler):
+    """Answers with the latest report of the model that the path names, and with nothing else of the store."""
+
+    def do_GET(self) -> None:
+        models = _reports()
+        name = self.path.strip("/")
+        if name in models:
+            self._answer(HTTPStatus.OK, models[name].read_bytes())
+        elif not name:
+            links = "".join(f'<li><a href="/{model}">{model}</a></li>' for model in models)
+            self._answer(HTTPStatus.OK, f"<!doctype html><title>Reports</title><ul>{links}</ul>".encode())
+        else:
+            self._answer(HTTPStatus.NOT_FOUND, b"<!doctype html><title>None</title>no such report")
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: requests are not worth a line."""
+
+    def _answer(self, status: HTTPStatus, page: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(page)))
+        self.end_headers()
+        self.wfile.write(page)
+
+
+def _reports() -> dict[str, Path]:
+    """The page of each model of the catalog that has one."""
+    from llama4_pipeline.artifacts.store import Store
+    from llama4_pipeline.catalog import load_catalog
+
+    found = {}
+    store = Store(artifacts_root())
+    for model in load_catalog():
+        try:
+            found[model] = store.input_of(model, "report").directory / "report.html"
+        except InputError:  # no report yet
+            continue
+    return found
+
+
+COMMANDS = (pages,)

@@ -1,0 +1,68 @@
+"""What comes from outside stays where it belongs: secrets in the environment, names inside the store."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from llama4_pipeline.definitions import defs
+from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
+
+_SECRETS = {
+    "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
+    "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPxRfiCYSECRETKEY",
+    "DAGSTER_PG_PASSWORD": "correct-horse-battery-staple",
+}
+_GATED = '[models.mini]\nsource = "hub:somebody/gated"\n'
+
+Materialize = Callable[[str, str], dg.ExecuteInProcessResult]
+
+
+@pytest.fixture
+def materialize(
+    tmp_path: Path, catalog: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> Materialize:
+    """Materializes an asset for a partition; what is written down, all of it, lies below `tmp_path`."""
+    with (tmp_path / "catalog.toml").open("a") as file:
+        file.write(_GATED)
+    for name, secret in _SECRETS.items():
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    (tmp_path / "dagster.yaml").write_text((Path(__file__).parents[2] / "dagster.yaml").read_text())
+
+    def run(asset: str, partition: str) -> dg.ExecuteInProcessResult:
+        with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+            return dg.materialize(
+                [*(defs.assets or [])],
+                selection=[asset],
+                partition_key=partition,
+                instance=instance,
+                resources={
+                    "artifacts": ArtifactStore(root=str(tmp_path / "artifacts")),
+                    "device": ComputeDevice(),
+                },
+                raise_on_error=False,
+            )
+
+    return run
+
+
+def test_no_secret_is_written_down(materialize: Materialize, tmp_path: Path) -> None:
+    assert materialize("checkpoint", "tiny").success
+    assert not materialize("checkpoint", "mini").success
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"manifest.json", "model.safetensors"} & {path.name for path in written}
+    assert any(path.suffix == ".db" and b"seconds_to_build" in path.read_bytes() for path in written)
+    for name, secret in _SECRETS.items():
+        assert [path for path in written if secret.encode() in path.read_bytes()] == [], name
+
+
+@pytest.mark.parametrize("partition", ["../outside", "/etc", "tiny/../../outside", "nobody"])
+def test_a_partition_is_a_model_of_the_catalog(
+    materialize: Materialize, tmp_path: Path, partition: str
+) -> None:
+    with pytest.raises(dg.DagsterUnknownPartitionError):
+        materialize("checkpoint", partition)
+    assert not (tmp_path / "artifacts").exists()

@@ -1,0 +1,60 @@
+"""`pages`, as a browser sees it."""
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
+from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.artifacts.store import Store
+
+_COMMAND = [sys.executable, "-m", "llama4_pipeline.cli", "pages", "--port", "0"]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
+    """The command on a store with one report; its process and address."""
+
+    def make(out: Path) -> dict[str, object]:
+        (out / "report.html").write_text("<!doctype html>the report of tiny")
+        return {}
+
+    Store(tmp_path).get_or_make(Recipe(stage="report", model="tiny", code_version=""), make)
+    environment = os.environ | {ARTIFACTS_VARIABLE: str(tmp_path)}
+    process = subprocess.Popen(_COMMAND, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        yield psutil.Process(process.pid), process.stdout.readline().split()[-1]
+    finally:
+        process.terminate()
+        process.communicate(timeout=30)
+
+
+def test_a_report_and_nothing_else_is_served_to_this_machine(server: tuple[psutil.Process, str]) -> None:
+    process, address = server
+    assert {connection.laddr.ip for connection in process.net_connections()} == {"127.0.0.1"}
+    with urllib.request.urlopen(f"{address}tiny") as page:
+        assert page.read() == b"<!doctype html>the report of tiny"
+    with urllib.request.urlopen(address) as page:
+        assert b'<a href="/tiny">' in page.read()
+    for path in ("mini", "tiny/report", "../tiny/report", "%2e%2e/tiny", "tiny/../../etc/passwd"):
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"{address}{path}")
+
+
+def test_the_ui_is_served_to_this_machine_unless_asked() -> None:
+    def commands(*settings: str) -> str:
+        root = Path(__file__).parents[2]
+        return subprocess.run(
+            ["make", "-n", "ui", *settings], cwd=root, capture_output=True, text=True, check=True
+        ).stdout
+
+    assert commands().count("127.0.0.1") == 2
+    assert "0.0.0.0" in commands("UI_HOST=0.0.0.0")

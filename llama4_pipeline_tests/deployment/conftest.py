@@ -1,0 +1,34 @@
+"""One home for all tests here: what one of them built, the next one reuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from llama4_pipeline_tests.deployment.processes import Deployment
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screenshots", type=Path, help="Directory for pictures of the UI.")
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
+    return Deployment(tmp_path_factory.mktemp("deployment") / "home")
+
+
+@pytest.fixture
+def screenshot(request: pytest.FixtureRequest) -> Callable[["Page", str], None]:
+    """Keeps a picture of a page under a name, where --screenshots says so."""
+    directory: Path | None = request.config.getoption("--screenshots")
+
+    def keep(page: "Page", name: str) -> None:
+        if directory:
+            directory.mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=directory / f"{name}.png")
+
+    return keep

@@ -1,0 +1,130 @@
+"""What a change makes invalid, over real materializations of the real stages of a small model."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.stages import STAGES
+from llama4_pipeline_tests.assets.conftest import CATALOG
+from llama4_pipeline_tests.deployment.processes import ROOT
+
+_PRESENTED = {"benchmark_table", "report"}
+_MADE_OF_THE_CHECKPOINT = STAGES.keys() - {"datasets"}
+
+
+class Installation:
+    """A copy of the package whose code may be changed, with a store, a home and the model `tiny`, made small."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.package = root / "llama4_pipeline"
+        self.store = Store(root / "artifacts")
+        shutil.copytree(ROOT / "llama4_pipeline", self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        (root / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+        self.use_seed(0)
+
+    def use_seed(self, seed: int) -> None:
+        (self.root / "catalog.toml").write_text(CATALOG.format(seed=seed))
+
+    def replace_in(self, file: str, old: str, new: str) -> None:
+        text = (self.package / file).read_text()
+        assert old in text
+        (self.package / file).write_text(text.replace(old, new, 1))
+
+    def planned(self) -> dict[str, str]:
+        """Stages that would run at most, with the reason."""
+        return {each["stage"]: each["reason"] for each in self._command("plan") if each["runs"]}
+
+    def run(self) -> dict[str, str]:
+        """Materializes everything; returns the stages that ran, with the reason that their metadata gives."""
+        return {each["stage"]: each["why"] for each in self._command("run") if not each["reused"]}
+
+    def _command(self, name: str) -> list[dict[str, str]]:
+        environment = os.environ | {
+            "PYTHONPATH": str(self.root),
+            "DAGSTER_HOME": str(self.root),
+            "LLAMA4_PIPELINE_ARTIFACTS": str(self.store.root),
+            "LLAMA4_PIPELINE_CATALOG": str(self.root / "catalog.toml"),
+        }
+        command = [sys.executable, "-m", "llama4_pipeline.cli", name, "--model", "tiny", "--json"]
+        done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        stages: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])["stages"]
+        return stages
+
+
+def nothing(installation: Installation) -> None:
+    pass
+
+
+def a_parameter_of_int4(installation: Installation) -> None:
+    installation.replace_in("stages.py", 'else "k_quant"', 'else "rtn"')
+
+
+def code_of_simplify_to_the_same_bytes(installation: Installation) -> None:
+    installation.replace_in("builders/simplify.py", "def build(", "_UNUSED = 1\n\n\ndef build(")
+    installation.replace_in("builders/simplify.py", "    return ", "    assert _UNUSED\n    return ")
+
+
+def a_comment_in_simplify(installation: Installation) -> None:
+    installation.replace_in("graph/simplify.py", "def ", "# How it is done.\ndef ")
+
+
+def a_library(installation: Installation) -> None:
+    """Another version of onnxsim, as far as its metadata tell."""
+    metadata = installation.root / "onnxsim-99.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxsim\nVersion: 99.0\n")
+
+
+def a_deleted_artifact(installation: Installation) -> None:
+    shutil.rmtree(installation.store.input_of("tiny", "int8_graph").directory)
+
+
+def a_corrupted_artifact(installation: Installation) -> None:
+    file = installation.store.input_of("tiny", "simplified_graph").directory / "model.onnx"
+    before = file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def another_checkpoint(installation: Installation) -> None:
+    installation.use_seed(1)
+
+
+Change = Callable[[Installation], None]
+_CASES: tuple[tuple[Change, set[str], str], ...] = (
+    (nothing, set(), ""),
+    (a_comment_in_simplify, set(), ""),
+    (a_deleted_artifact, {"int8_graph"}, "artifact deleted"),
+    (a_corrupted_artifact, {"simplified_graph"}, "artifact damaged: model.onnx has other content"),
+    (code_of_simplify_to_the_same_bytes, {"simplified_graph"}, "code changed"),
+    (a_library, {"simplified_graph"}, "library onnxsim: "),
+    (a_parameter_of_int4, {"int4_graph", "benchmarks"} | _PRESENTED, 'parameter method: "k_quant" -> "rtn"'),
+    (another_checkpoint, set(_MADE_OF_THE_CHECKPOINT), "parameter seed: 0 -> 1"),
+)
+
+
+@pytest.mark.deployment
+@pytest.mark.timeout(3600)
+def test_exactly_what_is_invalid_runs(tmp_path: Path) -> None:
+    """One change after the other on one store; plan says before what the run says after."""
+    installation = Installation(tmp_path)
+    installation.run()
+    for change, expected, reason in _CASES:
+        change(installation)
+        planned, ran = installation.planned(), installation.run()
+        assert set(ran) == expected, change.__name__
+        assert planned.keys() >= ran.keys(), change.__name__
+        if expected:
+            first = next(iter(ran))
+            assert ran[first].startswith(reason) and planned[first] == ran[first], change.__name__
