@@ -27,5 +27,8 @@ def report(
     """Shows the plots, and where the page is."""
     outcome = run(context, artifacts, device)
     directory = outcome.artifact.directory
-    plots = {name: image(directory / f"{name}.png") for name in outcome.artifact.facts["plots"]}
+    plots = {
+        name: image(name, (directory / f"{name}.png").read_bytes())
+        for name in outcome.artifact.facts["plots"]
+    }
     return materialized(outcome, page=dg.MetadataValue.path(directory / "report.html"), **plots)

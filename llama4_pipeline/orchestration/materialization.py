@@ -3,7 +3,6 @@
 import base64
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -68,7 +67,7 @@ def materialized(outcome: Outcome, **metadata: Any) -> dg.MaterializeResult:
             **metadata,
             "bytes": manifest.bytes,
             "seconds_to_build": manifest.seconds,
-            "path": dg.MetadataValue.path(artifact.directory),
+            "path": dg.MetadataValue.path(artifact.place),
             "key": manifest.key,
             "created": dg.MetadataValue.text(manifest.created),
         },
@@ -103,10 +102,9 @@ def gated(
     yield materialized(outcome, **describe(outcome.artifact))
 
 
-def image(file: Path) -> dg.MetadataValue:
-    """A PNG file as Markdown, for the asset's page."""
-    encoded = base64.b64encode(file.read_bytes()).decode()
-    return dg.MetadataValue.md(f"![{file.stem}](data:image/png;base64,{encoded})")
+def image(name: str, png: bytes) -> dg.MetadataValue:
+    """A picture as Markdown, for the asset's page."""
+    return dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
 
 
 def _check_spec(asset: str, name: str) -> dg.AssetCheckSpec:
@@ -135,8 +133,7 @@ def _validation_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validation_notes(artifact: Artifact) -> dict[str, dg.MetadataValue]:
-    notes = artifact.directory / NOTES
     return {
-        "errors": image(notes / "validation.png"),
-        "report": dg.MetadataValue.md((notes / "validation.md").read_text()),
+        "errors": image("validation", artifact.read(f"{NOTES}/validation.png")),
+        "report": dg.MetadataValue.md(artifact.read(f"{NOTES}/validation.md").decode()),
     }
