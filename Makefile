@@ -15,7 +15,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test conformance check ui clean
+.PHONY: help setup demo test test-faults test-cluster conformance check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,13 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
+
+test-faults: setup ## Kill processes at random moments of real runs; nothing half made may stay, nothing stuck
+	$(BIN)/python -m pytest -m faults llama4_pipeline_tests/faults
+
+test-cluster: setup ## Run the pipeline on two Ray nodes, an S3 server and PostgreSQL (apt-get install postgresql)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e '.[$(EXTRAS),cluster-dev]'
+	$(BIN)/python -m pytest -m cluster llama4_pipeline_tests
 
 conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
 	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md

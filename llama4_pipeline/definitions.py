@@ -12,6 +12,7 @@ from llama4_pipeline.assets.quantize import fp16_graph, int4_graph, int8_graph
 from llama4_pipeline.assets.report import benchmark_table, report
 from llama4_pipeline.assets.simplify import simplified_graph
 from llama4_pipeline.assets.validate import validated_graph
+from llama4_pipeline.orchestration.executors import chosen_executor
 from llama4_pipeline.orchestration.jobs import pipeline_job, rebenchmark_job
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.orchestration.schedules import nightly
@@ -35,5 +36,5 @@ defs = dg.Definitions(
     jobs=[pipeline_job, rebenchmark_job],
     schedules=[nightly],
     resources={"artifacts": ArtifactStore(), "device": ComputeDevice()},
-    executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+    executor=chosen_executor(),
 )

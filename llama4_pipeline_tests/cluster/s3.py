@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from llama4_pipeline_tests.cluster.ports import free_port
+from llama4_pipeline_tests.ports import free_port
 
 _STARTS_SECONDS = 60
 BUCKET = "artifacts"

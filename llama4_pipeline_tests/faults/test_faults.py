@@ -1,0 +1,155 @@
+"""`kill -9` at random moments of the pipeline, with real Dagster processes: nothing half made, nothing stuck."""
+
+import random
+import shutil
+import time
+from collections import Counter
+from pathlib import Path
+
+import dagster as dg
+import psutil
+import pytest
+
+from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.catalog import USER_CATALOG_VARIABLE
+from llama4_pipeline.orchestration.executors import EXECUTOR_VARIABLE
+from llama4_pipeline.orchestration.materialization import GPU_POOL
+from llama4_pipeline.stages import STAGES
+from llama4_pipeline_tests.assets.conftest import CATALOG
+from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterProcesses
+
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+MODEL = "tiny"
+SEED = 20261124
+MOMENTS = 10
+VICTIMS = ("step", "run worker", "daemon")
+_RUN_SECONDS = 900
+
+
+@pytest.fixture
+def dagster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DagsterProcesses:
+    (tmp_path / "catalog.toml").write_text(CATALOG.format(seed=0))
+    monkeypatch.delenv(EXECUTOR_VARIABLE, raising=False)
+    settings = {
+        USER_CATALOG_VARIABLE: str(tmp_path / "catalog.toml"),
+        ARTIFACTS_VARIABLE: str(tmp_path / "artifacts"),
+    }
+    return DagsterProcesses(tmp_path / "home", ROOT / "dagster.yaml", settings)
+
+
+def test_two_runs_at_once_and_ten_kills(dagster: DagsterProcesses, tmp_path: Path, tried: list[str]) -> None:
+    store = Store(tmp_path / "artifacts")
+    chance = random.Random(SEED)
+    with dagster.running():
+        two = [*dagster.launch(MODEL), *dagster.launch(MODEL)]
+        for run_id in two:
+            assert dagster.wait_for(run_id, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, dagster.failures(
+                run_id
+            )
+        assert _built(dagster, two) == Counter(STAGES), "of two runs at once, one made each stage"
+        assert store.verify() == {}
+        tried.append(f"two runs of {MODEL} at once: each of {len(STAGES)} stages made once")
+
+        kills = []
+        for number in range(MOMENTS):
+            victim, stage = VICTIMS[number % len(VICTIMS)], chance.choice(list(STAGES))
+            seconds = chance.uniform(0, store.input_of(MODEL, stage).manifest.seconds)
+            kills.append(_Kill(dagster, store, victim, stage, seconds).tried())
+    tried.append(
+        f"{MOMENTS} kills (seed {SEED}), only the lost stage redone, no slot kept: {'; '.join(kills)}"
+    )
+
+
+class _Kill:
+    """One stage is removed, a run makes it again, and a process is killed while it does."""
+
+    def __init__(
+        self, dagster: DagsterProcesses, store: Store, victim: str, stage: str, seconds: float
+    ) -> None:
+        self.dagster, self.store = dagster, store
+        self.victim, self.stage, self.seconds = victim, stage, seconds
+
+    def tried(self) -> str:
+        """Does it; returns what was tried."""
+        others = {artifact.directory for artifact in self.store.artifacts() if artifact.stage != self.stage}
+        lost = self.store.input_of(MODEL, self.stage).directory
+        shutil.rmtree(lost)
+        [run_id] = self.dagster.launch(MODEL)
+        self._wait_for_start(run_id)
+        time.sleep(self.seconds)
+        self._kill()
+        made_before = lost.exists()
+        assert self.store.verify() == {}, "nothing half made is visible"
+        assert others <= {artifact.directory for artifact in self.store.artifacts()}
+        if self.victim == "daemon":
+            self.dagster.start_daemon()
+
+        self.dagster.wait_for(run_id, _RUN_SECONDS)
+        [again] = self.dagster.launch(MODEL)
+        assert self.dagster.wait_for(again, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, (
+            self.dagster.failures(again)
+        )
+        runs = self.dagster.wait_for_all(_RUN_SECONDS)
+        built = _built(self.dagster, runs[runs.index(run_id) :])
+        assert built[self.stage] <= 1 if made_before else built[self.stage] == 1
+        assert set(built) - {self.stage} <= _behind(self.stage) and max(built.values(), default=1) == 1
+        assert self.store.verify() == {}
+        assert _taken_slots(self.dagster) == 0
+        return f"{self.victim} in {self.stage} after {self.seconds:.1f} s"
+
+    def _wait_for_start(self, run_id: str) -> None:
+        deadline = time.monotonic() + _RUN_SECONDS
+        with self.dagster.instance() as instance:
+            while time.monotonic() < deadline:
+                started = instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_START)
+                if any(entry.step_key == self.stage for entry in started):
+                    return
+                time.sleep(0.05)
+        raise TimeoutError(f"{self.stage} did not start in run {run_id}")
+
+    def _kill(self) -> None:
+        if self.victim == "daemon":
+            assert self.dagster.daemon
+            self.dagster.daemon.kill()
+            self.dagster.daemon.wait()
+            return
+        workers = [child for server in self.dagster.code_servers() for child in _spawned(server)]
+        steps = [child for worker in workers for child in _spawned(worker)]
+        at_work = [
+            step for step in steps if any(f"/{self.stage}/" in file.path for file in step.open_files())
+        ]
+        [killed, *_] = workers if self.victim == "run worker" else at_work + steps
+        killed.kill()
+        psutil.wait_procs([killed], timeout=30)
+
+
+def _spawned(parent: psutil.Process) -> list[psutil.Process]:
+    return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+
+
+def _built(dagster: DagsterProcesses, runs: list[str]) -> Counter[str]:
+    """How often each stage was made in some runs, after their records."""
+    with dagster.instance() as instance:
+        entries = [
+            entry
+            for run_id in runs
+            for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+        ]
+    made = [entry.asset_materialization for entry in entries if entry.asset_materialization]
+    return Counter(each.asset_key.path[-1] for each in made if not each.metadata["reused"].value)
+
+
+def _behind(stage: str) -> set[str]:
+    """The stages that a new artifact of a stage makes invalid: those behind a measurement, which differs each time."""
+    found = {stage} if STAGES[stage].measures else set()
+    for name, other in STAGES.items():
+        if found & set(other.inputs):
+            found.add(name)
+    return found
+
+
+def _taken_slots(dagster: DagsterProcesses) -> int:
+    with dagster.instance() as instance:
+        taken: int = instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count
+        return taken
