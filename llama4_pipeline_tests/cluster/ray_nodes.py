@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -30,8 +31,9 @@ def ray_cluster(directory: Path) -> Iterator[str]:
     """
     head, dashboard = free_port(), free_port()
     address = f"http://127.0.0.1:{dashboard}"
-    first = ("--head", "--port", str(head), "--dashboard-port", str(dashboard))
     with ExitStack() as nodes:
+        sessions = nodes.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
+        first = ("--head", "--port", str(head), "--dashboard-port", str(dashboard), "--temp-dir", sessions)
         nodes.enter_context(_node(directory, NODES[0], *first))
         _wait_for(address, 1)
         nodes.enter_context(_node(directory, NODES[1], "--address", f"127.0.0.1:{head}"))
@@ -49,7 +51,10 @@ def _node(directory: Path, name: str, *arguments: str) -> Iterator[None]:
     )
     sizes = ("--num-cpus", "1", "--memory", str(_NODE_BYTES), "--object-store-memory", str(_OBJECT_BYTES))
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    environment = os.environ | {COPIES_VARIABLE: str(directory / name)}
+    programs = (
+        f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # as in an activated environment
+    )
+    environment = os.environ | {COPIES_VARIABLE: str(directory / name), "PATH": programs}
     with (directory / f"{name}.log").open("w") as log:
         node = subprocess.Popen(
             [*command, *arguments, *ports, *sizes], env=environment, stdout=log, stderr=subprocess.STDOUT
