@@ -19,12 +19,13 @@ from llama4_pipeline.stages import STAGES
 from llama4_pipeline_tests.assets.conftest import CATALOG
 from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterProcesses
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 MODEL = "tiny"
 SEED = 20261124
 MOMENTS = 10
 VICTIMS = ("step", "run worker", "daemon")
-_RUN_SECONDS = 900
+_RUN_SECONDS = 1800
+_SLOT_SECONDS = 180
 
 
 @pytest.fixture
@@ -79,24 +80,24 @@ class _Kill:
         self._wait_for_start(run_id)
         time.sleep(self.seconds)
         self._kill()
-        made_before = lost.exists()
         assert self.store.verify() == {}, "nothing half made is visible"
         assert others <= {artifact.directory for artifact in self.store.artifacts()}
         if self.victim == "daemon":
             self.dagster.start_daemon()
 
-        self.dagster.wait_for(run_id, _RUN_SECONDS)
-        [again] = self.dagster.launch(MODEL)
-        assert self.dagster.wait_for(again, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, (
-            self.dagster.failures(again)
-        )
         runs = self.dagster.wait_for_all(_RUN_SECONDS)
+        if not self._succeeded(runs[-1]):  # a step that died is not tried again by itself
+            self.dagster.launch(MODEL)
+            runs = self.dagster.wait_for_all(_RUN_SECONDS)
+        assert self._succeeded(runs[-1]), self.dagster.failures(runs[-1])
         built = _built(self.dagster, runs[runs.index(run_id) :])
-        assert built[self.stage] <= 1 if made_before else built[self.stage] == 1
-        assert set(built) - {self.stage} <= _behind(self.stage) and max(built.values(), default=1) == 1
-        assert self.store.verify() == {}
-        assert _taken_slots(self.dagster) == 0
+        assert set(built) <= {self.stage} | _behind(self.stage) and max(built.values(), default=1) == 1
+        assert self.store.verify() == {} and self.store.input_of(MODEL, self.stage).directory == lost
+        _wait_for_free_slots(self.dagster)
         return f"{self.victim} in {self.stage} after {self.seconds:.1f} s"
+
+    def _succeeded(self, run_id: str) -> bool:
+        return self.dagster.wait_for(run_id, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS
 
     def _wait_for_start(self, run_id: str) -> None:
         deadline = time.monotonic() + _RUN_SECONDS
@@ -149,7 +150,10 @@ def _behind(stage: str) -> set[str]:
     return found
 
 
-def _taken_slots(dagster: DagsterProcesses) -> int:
+def _wait_for_free_slots(dagster: DagsterProcesses) -> None:
+    """Dagster gives the slots of a dead run back a minute after its end."""
+    deadline = time.monotonic() + _SLOT_SECONDS
     with dagster.instance() as instance:
-        taken: int = instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count
-        return taken
+        while instance.event_log_storage.get_concurrency_info(GPU_POOL).active_slot_count:
+            assert time.monotonic() < deadline, "a slot of the pool is taken though no run is under way"
+            time.sleep(1)

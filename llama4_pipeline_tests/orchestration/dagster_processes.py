@@ -96,7 +96,7 @@ class DagsterProcesses:
         with self.instance() as instance:
             while time.monotonic() < deadline:
                 runs = instance.get_runs()
-                if all(run.status in _FINISHED for run in runs):
+                if not any(map(_is_under_way, runs)):
                     return [run.run_id for run in reversed(runs)]
                 time.sleep(1)
         raise TimeoutError(f"runs are under way after {seconds:.0f} s")
@@ -114,6 +114,12 @@ class DagsterProcesses:
 
     def _dagster(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", module, *arguments]
+
+
+def _is_under_way(run: dg.DagsterRun) -> bool:
+    """Whether it runs, or will be started again by Dagster's run retries."""
+    will_retry = run.tags.get("dagster/will_retry") == "true" and "dagster/auto_retry_run_id" not in run.tags
+    return run.status not in _FINISHED or will_retry
 
 
 def _home_of(process: psutil.Process) -> str | None:
