@@ -59,9 +59,9 @@ def test_the_cluster_makes_what_one_machine_makes(
     cluster: DagsterProcesses, tmp_path: Path, tried: list[str]
 ) -> None:
     with cluster.running():
-        [first] = cluster.launch(MODEL)
+        first = cluster.launch(MODEL)
         assert cluster.wait_for(first, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, cluster.failures(first)
-        [second] = cluster.launch(MODEL)
+        second = cluster.launch(MODEL)
         assert cluster.wait_for(second, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, cluster.failures(second)
         with cluster.instance() as instance:
             assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"

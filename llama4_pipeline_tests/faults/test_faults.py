@@ -17,7 +17,7 @@ from llama4_pipeline.orchestration.executors import EXECUTOR_VARIABLE
 from llama4_pipeline.orchestration.materialization import GPU_POOL
 from llama4_pipeline.stages import STAGES
 from llama4_pipeline_tests.assets.conftest import CATALOG
-from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterProcesses
+from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterProcesses, command_of
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 MODEL = "tiny"
@@ -43,7 +43,7 @@ def test_two_runs_at_once_and_ten_kills(dagster: DagsterProcesses, tmp_path: Pat
     store = Store(tmp_path / "artifacts")
     chance = random.Random(SEED)
     with dagster.running():
-        two = [*dagster.launch(MODEL), *dagster.launch(MODEL)]
+        two = [dagster.launch(MODEL), dagster.launch(MODEL)]
         for run_id in two:
             assert dagster.wait_for(run_id, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, dagster.failures(
                 run_id
@@ -76,7 +76,7 @@ class _Kill:
         others = {artifact.directory for artifact in self.store.artifacts() if artifact.stage != self.stage}
         lost = self.store.input_of(MODEL, self.stage).directory
         shutil.rmtree(lost)
-        [run_id] = self.dagster.launch(MODEL)
+        run_id = self.dagster.launch(MODEL)
         self._wait_for_start(run_id)
         time.sleep(self.seconds)
         self._kill()
@@ -117,16 +117,21 @@ class _Kill:
             return
         workers = [child for server in self.dagster.code_servers() for child in _spawned(server)]
         steps = [child for worker in workers for child in _spawned(worker)]
-        at_work = [
-            step for step in steps if any(f"/{self.stage}/" in file.path for file in step.open_files())
-        ]
+        at_work = [step for step in steps if f"/{self.stage}/" in _open_files(step)]
         [killed, *_] = workers if self.victim == "run worker" else at_work + steps
         killed.kill()
         psutil.wait_procs([killed], timeout=30)
 
 
+def _open_files(process: psutil.Process) -> str:
+    try:
+        return " ".join(file.path for file in process.open_files())
+    except psutil.Error:  # it ended
+        return ""
+
+
 def _spawned(parent: psutil.Process) -> list[psutil.Process]:
-    return [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in parent.children() if "spawn_main" in " ".join(command_of(child))]
 
 
 def _built(dagster: DagsterProcesses, runs: list[str]) -> Counter[str]:

@@ -1,12 +1,13 @@
 """Dagster as a user runs it: a home, a daemon, runs that the daemon launches."""
 
+import json
 import os
-import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import dagster as dg
@@ -32,6 +33,7 @@ class DagsterProcesses:
         self.home = home
         self.environment = {**os.environ, **environment, "DAGSTER_HOME": str(home), "PYTHONPATH": str(ROOT)}
         self.daemon: subprocess.Popen[bytes] | None = None
+        self.instance().dispose()  # makes the databases: two processes that do it at once disturb each other
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -56,7 +58,8 @@ class DagsterProcesses:
     def stop(self) -> None:
         """Ends every process that works in the home."""
         for process in self.processes():
-            process.send_signal(signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         if self.daemon:
             self.daemon.wait()
 
@@ -68,15 +71,15 @@ class DagsterProcesses:
         """The instance of the home, to look at."""
         return dg.DagsterInstance.from_config(str(self.home))
 
-    def launch(self, *models: str) -> list[str]:
-        """Launches the pipeline for models, as a backfill from the command line; returns the ids of the runs."""
-        with self.instance() as instance:
-            before = set(instance.get_run_ids())
-            command = self._dagster("dagster", "job", "backfill", "-w", "workspace.yaml", "-j", "pipeline")
-            command += ["--partitions", ",".join(models), "--noprompt"]
-            done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            return [run_id for run_id in instance.get_run_ids() if run_id not in before]
+    def launch(self, model: str) -> str:
+        """Queues a run of the pipeline for a model, as the UI does; returns its id."""
+        run_id = str(uuid.uuid4())
+        tags = json.dumps({"dagster/partition": model})
+        command = self._dagster("dagster", "job", "launch", "-w", "workspace.yaml", "-j", "pipeline")
+        command += ["--tags", tags, "--run-id", run_id]
+        done = subprocess.run(command, cwd=ROOT, env=self.environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return run_id
 
     def wait_for(self, run_id: str, seconds: float) -> dg.DagsterRunStatus:
         """Waits for the end of a run; returns how it ended."""
@@ -110,10 +113,18 @@ class DagsterProcesses:
 
     def code_servers(self) -> list[psutil.Process]:
         """The processes that the daemon has load the definitions and start runs."""
-        return [process for process in self.processes() if "grpc" in process.cmdline()]
+        return [process for process in self.processes() if "grpc" in command_of(process)]
 
     def _dagster(self, module: str, *arguments: str) -> list[str]:
         return [sys.executable, "-m", module, *arguments]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """The command line of a process; empty if it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 def _is_under_way(run: dg.DagsterRun) -> bool:
