@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 MODEL = "tiny"
 SEED = 20261124
 MOMENTS = 10
-VICTIMS = ("step", "run worker", "daemon")
+VICTIMS = ("step", "run worker", "daemon", "everything")
 _RUN_SECONDS = 1800
 _SLOT_SECONDS = 180
 
@@ -82,7 +82,7 @@ class _Kill:
         self._kill()
         assert self.store.verify() == {}, "nothing half made is visible"
         assert others <= {artifact.directory for artifact in self.store.artifacts()}
-        if self.victim == "daemon":
+        if self.victim in ("daemon", "everything"):
             self.dagster.start_daemon()
 
         runs = self.dagster.wait_for_all(_RUN_SECONDS)
@@ -110,6 +110,9 @@ class _Kill:
         raise TimeoutError(f"{self.stage} did not start in run {run_id}")
 
     def _kill(self) -> None:
+        if self.victim == "everything":  # as a power cut does
+            self.dagster.stop()
+            return
         if self.victim == "daemon":
             assert self.dagster.daemon
             self.dagster.daemon.kill()
