@@ -44,7 +44,47 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 test: setup ## Run the tests
 	$(BIN)/python -m pytest
 
-test-ui: export DAGSTER_HOME ?= $(CURDIR)
+test-ui: setup ## Try the UI in Chromium, the nightly schedule and backfills on real processes; writes docs/images
+	@command -v chromium >/dev/null || { echo "make test-ui: chromium is missing; apt-get install chromium" >&2; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e '.[$(EXTRAS),test-ui]'
+	$(BIN)/python -m pytest -m deployment llama4_pipeline_tests/deployment --screenshots docs/images
+
+test-faults: setup ## Kill processes at random moments of real runs; nothing half made may stay, nothing stuck
+	$(BIN)/python -m pytest -m faults llama4_pipeline_tests/faults
+
+test-cluster: setup ## Run the pipeline on two Ray nodes, an S3 server and PostgreSQL (apt-get install postgresql)
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -q -c constraints.txt -e '.[$(EXTRAS),cluster-dev]'
+	$(BIN)/python -m pytest -m cluster llama4_pipeline_tests
+
+conformance: setup ## Hold drawn configurations against transformers and write docs/conformance.md
+	$(BIN)/python -m pytest -m conformance llama4_pipeline_tests/conformance --conformance-page docs/conformance.md
+
+large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
+	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
+
+benchmark: setup ## Measure every engine in turns; writes docs/results, docs/benchmarks.md and README's table (25 min)
+	$(BIN)/python -m llama4_pipeline_tests.benchmark $(BENCHMARK)
+
+profile: setup ## Account for a decode token kernel by kernel; writes docs/performance.md
+	$(BIN)/python -m llama4_pipeline_tests.benchmark.profile
+
+gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-wheels/
+	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
+		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
+
+gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write gpu-benchmark.json
+	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels gpu-benchmark.json $(BENCHMARK)
+
+quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
+	$(BIN)/python -m llama4_pipeline_tests.quality
+
+check: setup ## Check format, lint, types and the Dagster definitions
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	DAGSTER_DISABLE_TELEMETRY=yes $(BIN)/dagster definitions validate -w workspace.yaml
+
+ui: export DAGSTER_HOME ?= $(CURDIR)
 ui: export LLAMA4_PIPELINE_PAGES ?= http://$(UI_HOST):$(PAGES_PORT)
 ui: setup ## Serve the Dagster UI and the reports (UI_HOST=127.0.0.1 UI_PORT=3000 PAGES_PORT=3001)
 	$(BIN)/llama4-pipeline pages --host $(UI_HOST) --port $(PAGES_PORT) & trap "kill $$!" EXIT; \

@@ -1,4 +1,4 @@
-"""The whole pipeline on one screen: assets with their checks, jobs, schedule, resources."""
+"""The whole pipeline on one screen: assets with their checks, jobs, schedule, sensor, resources."""
 
 import dagster as dg
 
@@ -12,7 +12,9 @@ from llama4_pipeline.assets.quantize import fp16_graph, int4_graph, int8_graph
 from llama4_pipeline.assets.report import benchmark_table, report
 from llama4_pipeline.assets.simplify import simplified_graph
 from llama4_pipeline.assets.validate import validated_graph
+from llama4_pipeline.orchestration.executors import chosen_executor
 from llama4_pipeline.orchestration.jobs import pipeline_job, rebenchmark_job
+from llama4_pipeline.orchestration.recovery import recovery
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.orchestration.schedules import nightly
 
@@ -34,6 +36,7 @@ defs = dg.Definitions(
     ],
     jobs=[pipeline_job, rebenchmark_job],
     schedules=[nightly],
+    sensors=[recovery],
     resources={"artifacts": ArtifactStore(), "device": ComputeDevice()},
-    executor=dg.multiprocess_executor.configured({"max_concurrent": 2}),
+    executor=chosen_executor(),
 )

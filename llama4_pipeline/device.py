@@ -33,11 +33,18 @@ def find_device() -> Device:
     gpu = _first_gpu()
     if gpu is None:
         return Device("cpu", "no NVIDIA GPU with a driver was found")
+    if missing := missing_cuda_build():
+        return Device("cpu", f"{gpu} is here, but {missing}")
+    return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
+
+
+def missing_cuda_build() -> str | None:
+    """Which of the installed libraries cannot use a GPU, or None."""
     for library, is_cuda_build, remedy in _CUDA_BUILDS:
         version = _version(library)
         if version is None or not is_cuda_build(version):
-            return Device("cpu", f"{gpu} is here, but {remedy}")
-    return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
+            return remedy
+    return None
 
 
 _CUDA_BUILDS = (

@@ -18,10 +18,29 @@ from llama4_pipeline.artifacts.manifest import (
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published directory and its manifest."""
+    """What was published, and its manifest.
 
-    directory: Path
+    Attributes:
+        local: Its directory on this machine.
+        manifest: What is in it.
+    """
+
+    local: Path
     manifest: Manifest
+
+    @property
+    def directory(self) -> Path:
+        """Its directory on this machine, with every file."""
+        return self.local
+
+    @property
+    def place(self) -> str:
+        """Where the store keeps it."""
+        return str(self.local)
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return (self.local / name).read_bytes()
 
     @property
     def stage(self) -> str:
@@ -64,6 +83,15 @@ def open_artifact(directory: Path) -> Found:
         return Found(damage=f"{MANIFEST} cannot be read")
 
 
+def damage_of_manifest(manifest: Manifest) -> str | None:
+    """What contradicts itself in a manifest, or None."""
+    if manifest.key != manifest.recipe.key():
+        return f"{MANIFEST}: the key does not fit the recipe"
+    if manifest.digest != content_digest(manifest.files):
+        return f"{MANIFEST}: the digest does not fit the files"
+    return None
+
+
 def damage_of(artifact: Artifact, hash_all: bool) -> str | None:
     """What is wrong with an artifact's manifest or files, or None.
 
@@ -71,13 +99,10 @@ def damage_of(artifact: Artifact, hash_all: bool) -> str | None:
         artifact: The one to test.
         hash_all: Hash every file; otherwise only those whose time of modification changed.
     """
-    manifest = artifact.manifest
-    if manifest.key != manifest.recipe.key():
-        return f"{MANIFEST}: the key does not fit the recipe"
-    if manifest.digest != content_digest(manifest.files):
-        return f"{MANIFEST}: the digest does not fit the files"
-    for record in manifest.files:
-        path = artifact.directory / record.path
+    if damage := damage_of_manifest(artifact.manifest):
+        return damage
+    for record in artifact.manifest.files:
+        path = artifact.local / record.path
         if path.is_symlink() or not path.is_file():
             return f"{record.path} is missing"
         if path.stat().st_size != record.bytes:
@@ -91,6 +116,6 @@ def files_by_inode(artifact: Artifact) -> dict[tuple[int, int], FileRecord]:
     """(device, inode) of each file, to recognise it under another name."""
     found = {}
     for record in artifact.manifest.files:
-        stat = (artifact.directory / record.path).stat()
+        stat = (artifact.local / record.path).stat()
         found[stat.st_dev, stat.st_ino] = record
     return found

@@ -1,17 +1,42 @@
-"""Where the artifacts of this installation are."""
+"""Where the artifacts of this installation are: a directory, or a URL that several machines share."""
 
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llama4_pipeline.artifacts.store import Store
 
 ARTIFACTS_VARIABLE = "LLAMA4_PIPELINE_ARTIFACTS"
+COPIES_VARIABLE = "LLAMA4_PIPELINE_COPIES"
 
 
-def artifacts_root() -> Path:
-    """The store's directory: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME, else in this directory."""
+def artifacts_root() -> str:
+    """Directory or URL of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or this directory."""
     named = os.environ.get(ARTIFACTS_VARIABLE)
     if named:
-        return Path(named).absolute()
-    return Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts"
+        return named if "://" in named else str(Path(named).absolute())
+    return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts")
+
+
+def open_store(root: str | None = None) -> "Store":
+    """The store at a directory or URL, `artifacts_root()` by default.
+
+    Of a URL, this machine keeps copies in $LLAMA4_PIPELINE_COPIES, by default in the user's cache directory.
+
+    Raises:
+        InputError: The URL cannot be reached.
+    """
+    root = root or artifacts_root()
+    if "://" not in root:
+        from llama4_pipeline.artifacts.store import Store
+
+        return Store(Path(root))
+    from llama4_pipeline.artifacts.shared_store import SharedStore
+
+    copies = Path(os.environ.get(COPIES_VARIABLE) or Path.home() / ".cache" / "llama4-pipeline")
+    return SharedStore(root, copies / re.sub(r"[^\w.-]+", "-", root))
 
 
 def history_directory(root: str) -> str:

@@ -4,15 +4,14 @@
     <root>/<model>/<stage>/latest.json                          the recipe used last: what later stages read
     <root>/.locks/                                              one file per key, locked while it is built
 
-A directory without a manifest is no artifact, and the manifest is written last. So the same layout works on
-an object store, where uploading the manifest is the commit; only this local form exists today.
+A directory without a manifest is no artifact, and the manifest is written last. What `SharedStore` does otherwise
+is what the methods from `_open` to `_make` do, and how pointers are read and written.
 """
 
 import errno
 import logging
 import shutil
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -22,15 +21,15 @@ from pydantic import ValidationError
 
 from llama4_pipeline.artifacts import locks
 from llama4_pipeline.artifacts.artifact import Artifact, Found, damage_of, files_by_inode, open_artifact
-from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, discarded_name, free, remove
+from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, free, remove
 from llama4_pipeline.artifacts.manifest import (
     MANIFEST,
     FileRecord,
-    Manifest,
     describe_directory,
     sync,
     write_durably,
 )
+from llama4_pipeline.artifacts.publish import lock_of, publish, scratch_name
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.errors import InputError
 
@@ -49,6 +48,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
 
+    @property
+    def place(self) -> str:
+        """Where the artifacts are, as the user named it."""
+        return str(self.root)
+
     def find(self, recipe: Recipe) -> Found:
         """Looks for the artifact of a recipe and tests it the cheap way.
 
@@ -57,12 +61,12 @@ class Store:
         what it cannot see is a large file whose bytes changed behind the file system's back; `verify` sees
         that too.
         """
-        found = open_artifact(self._directory(recipe))
+        found = self._open(recipe)
         if found.artifact is None:
             return found
         if found.artifact.manifest.recipe != recipe:
             return Found(damage=f"{MANIFEST}: belongs to another recipe")
-        damage = damage_of(found.artifact, hash_all=found.artifact.manifest.bytes < _ALWAYS_HASHED_BELOW)
+        damage = self._damage(found.artifact)
         return Found(damage=damage) if damage else found
 
     def get_or_make(
@@ -90,27 +94,29 @@ class Store:
             The artifact, and whether this call made it.
 
         Raises:
-            InputError: An input is missing or damaged, or the disk is full.
+            InputError: An input is missing, damaged or no longer what the recipe says, or the disk is full.
         """
 
         def say_waiting() -> None:
             _logger.info("%s of %s is in use elsewhere; waiting for it", recipe.stage, recipe.model)
 
-        lock = _lock_of(self._directory(recipe), self.root)
+        lock = lock_of(self._directory(recipe), self.root)
         if not anew:
             with locks.shared(lock, say_waiting):
                 if artifact := self.find(recipe).artifact:
                     self._set_latest(recipe)
                     return artifact, False
         with _naming_a_full_disk(recipe, self.root), ExitStack() as held:
-            held.enter_context(locks.exclusive(lock, say_waiting))
+            held.enter_context(self._claimed(recipe, say_waiting))
             artifact = None if anew else self.find(recipe).artifact
             made = artifact is None
             if artifact is None:
                 known: dict[tuple[int, int], FileRecord] = {}
                 for name, source in (inputs or {}).items():
-                    held.enter_context(locks.shared(_lock_of(self._directory(source), self.root)))
-                    known |= files_by_inode(self._require(name, source))
+                    read = held.enter_context(self._held(name, source))
+                    if recipe.inputs.get(name, read.digest) != read.digest:
+                        raise InputError(f"{name} of {recipe.model} was made anew meanwhile: run it again")
+                    known |= files_by_inode(read)
                 held.enter_context(self._machine(alone))
                 artifact = self._make(recipe, make, known)
             self._set_latest(recipe)
@@ -123,7 +129,7 @@ class Store:
             InputError: It was never made, or is gone.
         """
         recipe = self.latest(model, stage)
-        artifact = open_artifact(self._directory(recipe)).artifact if recipe else None
+        artifact = self._open(recipe).artifact if recipe else None
         if artifact is None:
             state = "is gone" if recipe else "has not been built"
             raise InputError(f"{stage} of {model} {state}: materialize {stage} first")
@@ -136,12 +142,12 @@ class Store:
             InputError: The record of it is damaged.
         """
         pointer = self._shelf(model, stage) / _LATEST
+        content = self._read_pointer(pointer)
         try:
-            return Recipe.model_validate_json(pointer.read_bytes())
-        except FileNotFoundError:
-            return None
+            return None if content is None else Recipe.model_validate_json(content)
         except ValidationError as error:
-            raise InputError(f"{pointer} is damaged: remove it and run {stage} again") from error
+            name = pointer.relative_to(self.root)
+            raise InputError(f"{self.place}/{name} is damaged: remove it and run {stage} again") from error
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every artifact whose manifest can be read."""
@@ -149,17 +155,17 @@ class Store:
             if artifact := open_artifact(directory).artifact:
                 yield artifact
 
-    def verify(self) -> dict[Path, str]:
-        """Hashes every file of every artifact; returns the damaged directories, each with what is wrong."""
+    def verify(self) -> dict[str, str]:
+        """Hashes every file of every artifact; returns the places of the damaged ones, each with what is wrong."""
         damaged = {}
         for directory in self._directories():
-            with locks.shared(_lock_of(directory, self.root)):
+            with locks.shared(lock_of(directory, self.root)):
                 found = open_artifact(directory)
                 if found.artifact:
                     _logger.info("verifying %s", directory.relative_to(self.root))
                     found = Found(damage=damage_of(found.artifact, hash_all=True))
                 if found.damage:
-                    damaged[directory] = found.damage
+                    damaged[str(directory)] = found.damage
         return damaged
 
     def collect_garbage(self) -> Freed:
@@ -169,7 +175,7 @@ class Store:
             for entry in sorted(shelf.iterdir()):
                 if entry.name == _LATEST:
                     continue
-                with locks.exclusive_if_free(_lock_of(entry, self.root)) as ours:
+                with locks.exclusive_if_free(lock_of(entry, self.root)) as ours:
                     if ours and entry.exists() and not self._is_latest(entry):
                         freed += free(entry)
         return freed
@@ -180,13 +186,13 @@ class Store:
         for prefix in (SCRATCH, DISCARDED):
             for leftover in target.parent.glob(f"{prefix}{target.name}-*"):
                 remove(leftover)
-        scratch = _scratch_name(target)
+        scratch = scratch_name(target)
         try:
             scratch.mkdir(parents=True)
             start = time.monotonic()
             facts = make(scratch)
             manifest = describe_directory(recipe, scratch, known, facts, time.monotonic() - start)
-            _publish(scratch, manifest, target)
+            publish(scratch, manifest, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(target, manifest)
@@ -200,6 +206,22 @@ class Store:
             )
         return locks.shared(lock, lambda: _logger.info("waiting for a measurement to end"))
 
+    def _open(self, recipe: Recipe) -> Found:
+        return open_artifact(self._directory(recipe))
+
+    def _damage(self, artifact: Artifact) -> str | None:
+        return damage_of(artifact, hash_all=artifact.manifest.bytes < _ALWAYS_HASHED_BELOW)
+
+    def _claimed(self, recipe: Recipe, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
+        """The right to make an artifact, which one process at a time has."""
+        return locks.exclusive(lock_of(self._directory(recipe), self.root), on_wait)
+
+    @contextmanager
+    def _held(self, name: str, recipe: Recipe) -> Iterator[Artifact]:
+        """An input, on this machine, kept from removal."""
+        with locks.shared(lock_of(self._directory(recipe), self.root)):
+            yield self._require(name, recipe)
+
     def _require(self, name: str, recipe: Recipe) -> Artifact:
         found = self.find(recipe)
         if found.artifact is None:
@@ -211,11 +233,19 @@ class Store:
         """Makes a recipe the one that later stages take their input from; the lock is held."""
         if self.latest(recipe.model, recipe.stage) == recipe:
             return
-        directory = self._directory(recipe)
-        scratch = _scratch_name(directory)
+        self._write_pointer(recipe, self._directory(recipe).with_name(_LATEST))
+
+    def _read_pointer(self, pointer: Path) -> bytes | None:
+        try:
+            return pointer.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _write_pointer(self, recipe: Recipe, pointer: Path) -> None:
+        scratch = scratch_name(self._directory(recipe))
         write_durably(scratch, recipe.model_dump_json(indent=1))
-        scratch.replace(directory.with_name(_LATEST))
-        sync(directory.parent)
+        scratch.replace(pointer)
+        sync(pointer.parent)
 
     def _is_latest(self, entry: Path) -> bool:
         latest = self.latest(entry.parent.parent.name, entry.parent.name)
@@ -248,27 +278,3 @@ def _naming_a_full_disk(recipe: Recipe, root: Path) -> Iterator[None]:
             f"no space left for {recipe.stage} in {root}: free some (`llama4-pipeline store gc`) or let "
             "LLAMA4_PIPELINE_ARTIFACTS name another disk"
         ) from error
-
-
-def _scratch_name(target: Path) -> Path:
-    return target.with_name(f"{SCRATCH}{target.name}-{uuid.uuid4().hex[:8]}")
-
-
-def _lock_of(entry: Path, root: Path) -> Path:
-    """The lock file of an artifact, and of the scratch and discarded entries of the same key."""
-    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).split("-")[0]
-    return root / ".locks" / entry.parent.relative_to(root) / key
-
-
-def _publish(scratch: Path, manifest: Manifest, target: Path) -> None:
-    """Makes the files durable, writes the manifest and renames; an old artifact of the same key goes."""
-    for file in manifest.files:
-        sync(scratch / file.path)
-    write_durably(scratch / MANIFEST, manifest.model_dump_json(indent=1))
-    sync(scratch)
-    discarded = discarded_name(target)
-    if target.exists():
-        target.rename(discarded)
-    scratch.rename(target)
-    sync(target.parent)
-    shutil.rmtree(discarded, ignore_errors=True)

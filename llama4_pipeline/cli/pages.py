@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from llama4_pipeline.artifacts.location import artifacts_root
+from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.cli.parameters import json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import InputError
@@ -62,11 +62,10 @@ class _Reports(BaseHTTPRequestHandler):
 
 def _reports() -> dict[str, Path]:
     """The page of each model of the catalog that has one."""
-    from llama4_pipeline.artifacts.store import Store
     from llama4_pipeline.catalog import load_catalog
 
     found = {}
-    store = Store(artifacts_root())
+    store = open_store()
     for model in load_catalog():
         try:
             found[model] = store.input_of(model, "report").directory / "report.html"

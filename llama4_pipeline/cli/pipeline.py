@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama4_pipeline.artifacts.location import artifacts_root
+from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.cli.parameters import json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed
@@ -34,7 +34,6 @@ def run(model: str, as_json: bool) -> None:
         raise KeyboardInterrupt from error
     record = asdict(done)
     record |= {"table": str(done.table), "page": str(done.page)}
-    record["stages"] = [{**asdict(stage), "path": str(stage.path)} for stage in done.stages]
     made = sum(not stage.reused for stage in done.stages)
     click.echo(f"{made} stages ran, {len(done.stages) - made} were reused; report: {done.page}", err=True)
     show(record, done.table.read_text(encoding="utf-8"), as_json)
@@ -48,11 +47,10 @@ def plan(model: str, as_json: bool) -> None:
     from tabulate import tabulate
 
     from llama4_pipeline import pipeline
-    from llama4_pipeline.artifacts.store import Store
     from llama4_pipeline.catalog import find_model
     from llama4_pipeline.device import find_device
 
-    decisions = pipeline.plan(find_model(model), Store(artifacts_root()), find_device())
+    decisions = pipeline.plan(find_model(model), open_store(), find_device())
     rows = [(each.stage, "run" if each.runs else "reuse", each.reason) for each in decisions]
     table = tabulate(rows, headers=("stage", "", "why"))
     show({"model": model, "stages": [asdict(each) for each in decisions]}, table, as_json)
@@ -80,10 +78,9 @@ def store() -> None:
 @json_option
 def gc(as_json: bool) -> None:
     """Remove what nothing refers to, and say how much that frees."""
-    from llama4_pipeline.artifacts.store import Store
-
-    freed = Store(artifacts_root()).collect_garbage()
-    text = f"{artifacts_root()}: removed {freed.artifacts} artifacts, freed {format_bytes(freed.bytes)}"
+    kept = open_store()
+    freed = kept.collect_garbage()
+    text = f"{kept.place}: removed {freed.artifacts} artifacts, freed {format_bytes(freed.bytes)}"
     show(asdict(freed), text, as_json)
 
 
@@ -91,12 +88,10 @@ def gc(as_json: bool) -> None:
 @json_option
 def verify(as_json: bool) -> None:
     """Compare every artifact with its digest; exit 1 if one is damaged."""
-    from llama4_pipeline.artifacts.store import Store
-
-    kept = Store(artifacts_root())
-    damaged = {str(directory): damage for directory, damage in kept.verify().items()}
+    kept = open_store()
+    damaged = kept.verify()
     count = sum(1 for _ in kept.artifacts())
-    text = f"{kept.root}: {count} artifacts, {len(damaged)} damaged"
+    text = f"{kept.place}: {count} artifacts, {len(damaged)} damaged"
     show(
         {"artifacts": count, "damaged": damaged}, "\n".join([text, *map(": ".join, damaged.items())]), as_json
     )

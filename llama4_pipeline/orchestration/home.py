@@ -34,7 +34,7 @@ def dagster_home() -> Iterator[Path]:
         InputError: $DAGSTER_HOME is not an absolute path of a directory.
     """
     before = {name: os.environ.get(name) for name in (_HOME_VARIABLE, ARTIFACTS_VARIABLE)}
-    os.environ[ARTIFACTS_VARIABLE] = str(artifacts_root())
+    os.environ[ARTIFACTS_VARIABLE] = artifacts_root()
     home = _home()
     os.environ[_HOME_VARIABLE] = str(home)
     try:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.orchestration.home import dagster_home
 from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
@@ -29,7 +30,7 @@ class StageRun:
     stage: str
     reused: bool
     why: str
-    path: Path
+    path: str
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ def run_pipeline(model: str) -> PipelineRun:
         result = defs.resolve_job_def("pipeline").execute_in_process(
             run_config=_QUIET, instance=instance, partition_key=model, tags=process_tag()
         )
+        store = open_store()
     stages = tuple(_stage_run(event) for event in result.get_asset_materialization_events())
-    paths = {stage.stage: stage.path for stage in stages}
     return PipelineRun(
         model=model,
         run_id=result.run_id,
         stages=stages,
-        table=paths["benchmark_table"] / "benchmark.md",
-        page=paths["report"] / "report.html",
+        table=store.input_of(model, "benchmark_table").directory / "benchmark.md",
+        page=store.input_of(model, "report").directory / "report.html",
     )
 
 
@@ -100,5 +101,5 @@ def _stage_run(event: dg.DagsterEvent) -> StageRun:
         stage=materialization.asset_key.path[-1],
         reused=metadata["reused"],
         why=metadata["why"],
-        path=Path(metadata["path"]),
+        path=metadata["path"],
     )

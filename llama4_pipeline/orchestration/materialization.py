@@ -79,7 +79,7 @@ def materialized(outcome: Outcome, **metadata: Any) -> dg.MaterializeResult:
             **metadata,
             "bytes": manifest.bytes,
             "seconds_to_build": manifest.seconds,
-            "path": dg.MetadataValue.path(artifact.directory),
+            "path": dg.MetadataValue.path(artifact.place),
             "key": manifest.key,
             "created": dg.MetadataValue.text(manifest.created),
         },
@@ -133,8 +133,7 @@ def _validation_figures(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _validation_notes(artifact: Artifact) -> dict[str, dg.MetadataValue]:
-    notes = artifact.directory / NOTES
     return {
-        "errors": image("validation", (notes / "validation.png").read_bytes()),
-        "report": dg.MetadataValue.md((notes / "validation.md").read_text()),
+        "errors": image("validation", artifact.read(f"{NOTES}/validation.png")),
+        "report": dg.MetadataValue.md(artifact.read(f"{NOTES}/validation.md").decode()),
     }

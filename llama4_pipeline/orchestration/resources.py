@@ -1,11 +1,9 @@
 """What the assets are given: the artifact store and the device."""
 
-from pathlib import Path
-
 import dagster as dg
 from pydantic import Field
 
-from llama4_pipeline.artifacts.location import artifacts_root, history_directory
+from llama4_pipeline.artifacts.location import artifacts_root, history_directory, open_store
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device, find_device
 
@@ -14,13 +12,13 @@ class ArtifactStore(dg.ConfigurableResource):
     """The content-addressed store of artifacts."""
 
     root: str = Field(
-        default_factory=lambda: str(artifacts_root()),
-        description="Directory of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or here.",
+        default_factory=artifacts_root,
+        description="Directory or URL of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME.",
     )
 
     def open(self) -> Store:
         """The store itself."""
-        return Store(Path(self.root))
+        return open_store(self.root)
 
     def history(self) -> str:
         """The directory of the history of measurements."""

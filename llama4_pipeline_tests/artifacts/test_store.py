@@ -154,7 +154,7 @@ def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -
     assert store.verify() == {}
     harm(artifact)
     assert store.find(recipe()).damage == says
-    assert store.verify() == {artifact.directory: says}
+    assert store.verify() == {artifact.place: says}
     repaired, was_made = store.get_or_make(recipe(), writes("one"))
     assert was_made and repaired.digest == artifact.digest
     assert store.verify() == {}
@@ -179,6 +179,15 @@ def test_an_input_must_stand(store: Store) -> None:
     _overwrite(made(store, source))
     with pytest.raises(InputError, match=r"checkpoint of tiny is damaged \(weights/a.bin has other"):
         store.get_or_make(recipe(), never, {"checkpoint": source})
+
+
+def test_an_input_must_be_what_the_recipe_says(store: Store) -> None:
+    source = recipe("checkpoint")
+    before = made(store, source)
+    wanted = recipe(inputs={"checkpoint": before.digest})
+    store.get_or_make(source, writes("two"), anew=True)
+    with pytest.raises(InputError, match="checkpoint of tiny was made anew meanwhile: run it again"):
+        store.get_or_make(wanted, never, {"checkpoint": source})
 
 
 def test_linked_weights_exist_once_and_are_not_read_twice(store: Store) -> None:

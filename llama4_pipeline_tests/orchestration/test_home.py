@@ -25,7 +25,7 @@ def test_a_home_is_made_where_there_is_none(tmp_path: Path) -> None:
         assert home == tmp_path / ".dagster_home"
         assert os.environ["DAGSTER_HOME"] == str(home)
         assert yaml.safe_load((home / "dagster.yaml").read_text())["telemetry"] == {"enabled": False}
-        assert artifacts_root() == tmp_path / "artifacts", "the same that `plan` and `store` see"
+        assert artifacts_root() == str(tmp_path / "artifacts"), "the same that `plan` and `store` see"
     assert "DAGSTER_HOME" not in os.environ and ARTIFACTS_VARIABLE not in os.environ
 
 
@@ -42,12 +42,14 @@ def test_the_variable_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "home").mkdir()
     with dagster_home() as home:
         assert home == tmp_path / "home"
-        assert artifacts_root() == home / "artifacts"
+        assert artifacts_root() == str(home / "artifacts")
 
 
 def test_the_store_can_be_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ARTIFACTS_VARIABLE, "on/another/disk")
-    assert artifacts_root() == tmp_path / "on" / "another" / "disk"
+    assert artifacts_root() == str(tmp_path / "on" / "another" / "disk")
+    monkeypatch.setenv(ARTIFACTS_VARIABLE, "s3://bucket/prefix")
+    assert artifacts_root() == "s3://bucket/prefix"
 
 
 def test_the_settings_of_the_project_are_what_is_promised() -> None:

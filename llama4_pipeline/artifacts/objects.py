@@ -1,0 +1,100 @@
+"""Objects in an S3-compatible store: the few operations that the shared store is made of, through fsspec."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fsspec.core import url_to_fs
+
+from llama4_pipeline.errors import InputError
+
+_MARK = ".store"
+
+
+class Objects:
+    """The objects below a URL. Each appears whole or not at all, and what was written is read at once."""
+
+    def __init__(self, url: str) -> None:
+        """Opens the place and, the first time, proves that it can be written.
+
+        Args:
+            url: "s3://BUCKET/PREFIX" or what else fsspec knows; credentials come from the environment.
+
+        Raises:
+            InputError: It cannot be reached.
+        """
+        self.url = url.rstrip("/")
+        try:
+            self._files, self._base = url_to_fs(self.url, use_listings_cache=False)
+            if self.read(_MARK) is None:
+                self.write(_MARK, b"llama4-pipeline artifacts")
+        except ImportError as error:
+            raise InputError(f"{self.url}: {error}; pip install 'llama4-pipeline[s3]'") from error
+        except Exception as error:  # each protocol has its own
+            raise InputError(f"{self.url} cannot be used for artifacts: {error}") from error
+
+    def read(self, name: str) -> bytes | None:
+        """The content of an object, or None where there is none."""
+        try:
+            content: bytes = self._files.cat_file(self._path(name))
+        except FileNotFoundError:
+            return None
+        return content
+
+    def write(self, name: str, content: bytes) -> None:
+        """Writes an object, in place of an earlier one."""
+        self._files.pipe_file(self._path(name), content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Writes an object that does not exist yet; tells whether that was so. Of several callers one succeeds."""
+        try:
+            self._files.pipe_file(self._path(name), content, mode="create")
+        except FileExistsError:
+            return False
+        return True
+
+    def upload(self, file: Path, name: str) -> None:
+        """Makes an object of a file, in parts if it is large."""
+        self._files.put_file(str(file), self._path(name))
+
+    def download(self, name: str, file: Path) -> None:
+        """Makes a file of an object.
+
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        self._files.get_file(self._path(name), str(file))
+
+    def open(self, name: str) -> Any:
+        """An object as a file to read from."""
+        return self._files.open(self._path(name), "rb")
+
+    def size(self, name: str) -> int | None:
+        """The bytes of an object, or None where there is none."""
+        try:
+            return int(self._files.info(self._path(name))["size"])
+        except FileNotFoundError:
+            return None
+
+    def modified(self, name: str) -> datetime | None:
+        """When an object was written, or None where there is none."""
+        try:
+            moment: datetime = self._files.modified(self._path(name))
+        except FileNotFoundError:
+            return None
+        return moment
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Sorted names of the objects below a prefix."""
+        found = self._files.find(self._path(prefix) if prefix else self._base)
+        return sorted(path.removeprefix(self._base).lstrip("/") for path in found)
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Removes objects, many in one request where the store can."""
+        paths = [self._path(name) for name in names]
+        if paths:
+            self._files.rm(paths)
+
+    def _path(self, name: str) -> str:
+        return f"{self._base}/{name}"

@@ -1,0 +1,33 @@
+"""How an artifact gets its name: from a scratch directory beside it, in one rename."""
+
+import shutil
+import uuid
+from pathlib import Path
+
+from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, discarded_name
+from llama4_pipeline.artifacts.manifest import MANIFEST, Manifest, sync, write_durably
+
+
+def scratch_name(target: Path) -> Path:
+    """A free name beside an artifact under which it can be written."""
+    return target.with_name(f"{SCRATCH}{target.name}-{uuid.uuid4().hex[:8]}")
+
+
+def lock_of(entry: Path, root: Path) -> Path:
+    """The lock file of an artifact, and of the scratch and discarded entries of the same key."""
+    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).split("-")[0]
+    return root / ".locks" / entry.parent.relative_to(root) / key
+
+
+def publish(scratch: Path, manifest: Manifest, target: Path) -> None:
+    """Makes the files durable, writes the manifest and renames; an old artifact of the same key goes."""
+    for file in manifest.files:
+        sync(scratch / file.path)
+    write_durably(scratch / MANIFEST, manifest.model_dump_json(indent=1))
+    sync(scratch)
+    discarded = discarded_name(target)
+    if target.exists():
+        target.rename(discarded)
+    scratch.rename(target)
+    sync(target.parent)
+    shutil.rmtree(discarded, ignore_errors=True)

@@ -1,0 +1,306 @@
+"""The store of several machines: artifacts in an object store, worked on in a local directory.
+
+    <url>/<model>/<stage>/<first 16 characters of the key>/manifest.json    an artifact: written last
+    <url>/<model>/<stage>/latest.json                                       the recipe used last
+    <url>/.files/<sha256>                                                   the content of one file
+    <url>/.leases/                                                          one object per key, while it is made
+
+Files lie under their hash, so that two machines which make the same artifact at once cannot mix theirs, and weights
+that pass through several stages are uploaded and downloaded once. Each machine has a directory of its own, a local
+store of whole copies.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from llama4_pipeline.artifacts import locks
+from llama4_pipeline.artifacts.artifact import (
+    Artifact,
+    Found,
+    damage_of,
+    damage_of_manifest,
+    open_artifact,
+)
+from llama4_pipeline.artifacts.garbage import Freed, remove
+from llama4_pipeline.artifacts.lease import lease
+from llama4_pipeline.artifacts.links import link_or_copy
+from llama4_pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, file_sha256, is_unchanged
+from llama4_pipeline.artifacts.objects import Objects
+from llama4_pipeline.artifacts.publish import lock_of, publish, scratch_name
+from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.artifacts.store import Make, Store
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.units import format_bytes
+
+_logger = logging.getLogger(__name__)
+_FILES = ".files"
+_REQUESTS = 8
+# Garbage collection leaves what is younger. A file of half that age is uploaded again instead of counted on, so that
+# none can go between the moment a builder finds it there and the moment the manifest names it.
+_SPARED = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class SharedArtifact(Artifact):
+    """An artifact of the shared store. `directory` brings it to this machine first; `read` only one file."""
+
+    store: "SharedStore" = field(compare=False, repr=False)
+
+    @property
+    def directory(self) -> Path:
+        """Its directory on this machine, with every file."""
+        self.store.bring(self)
+        return self.local
+
+    @property
+    def place(self) -> str:
+        """Where the store keeps its manifest."""
+        return f"{self.store.place}/{self.local.relative_to(self.store.root)}"
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files."""
+        return self.store.read(self, name)
+
+
+class SharedStore(Store):
+    """Artifacts below a URL. Safe for any number of processes on any number of machines."""
+
+    def __init__(self, url: str, copies: Path) -> None:
+        """Opens the store.
+
+        Args:
+            url: "s3://BUCKET/PREFIX", or another object store that fsspec knows.
+            copies: This machine's directory for copies; processes of one machine share it.
+
+        Raises:
+            InputError: The place cannot be reached.
+        """
+        super().__init__(copies)
+        self._objects = Objects(url)
+
+    @property
+    def place(self) -> str:
+        """Where the artifacts are, as the user named it."""
+        return self._objects.url
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every artifact whose manifest can be read."""
+        for shelf in self._published():
+            if artifact := self._open_shelf(shelf).artifact:
+                yield artifact
+
+    def verify(self) -> dict[str, str]:
+        """Reads every file of every artifact; returns the places of the damaged ones, each with what is wrong."""
+        damaged: dict[str, str] = {}
+        sound: dict[str, bool] = {}
+        for shelf in self._published():
+            found = self._open_shelf(shelf)
+            damage = found.damage or (found.artifact and self._damage(found.artifact))
+            for record in found.artifact.manifest.files if found.artifact and not damage else ():
+                if record.sha256 not in sound:
+                    sound[record.sha256] = self._hash(record) == record.sha256
+                if not sound[record.sha256]:
+                    damage = f"{record.path} has other content than was published: remove {self._url(record)}"
+            if damage:
+                damaged[f"{self.place}/{shelf}"] = damage
+        return damaged
+
+    def collect_garbage(self) -> Freed:
+        """Removes old artifacts that no `latest.json` names, the files that only they held, and unused copies here."""
+        super().collect_garbage()
+        for pooled in self._pool().glob("*"):
+            if pooled.stat().st_nlink == 1:
+                pooled.unlink()
+        kept: set[str] = set()
+        doomed: list[str] = []
+        for shelf in self._published():
+            manifest = f"{shelf}/{MANIFEST}"
+            if self._is_latest(self.root / shelf) or not self._is_old(manifest, _SPARED):
+                found = self._open_shelf(shelf).artifact
+                kept |= {record.sha256 for record in found.manifest.files} if found else set()
+            else:
+                doomed.append(manifest)
+        self._objects.remove(doomed)
+        unused = [name for name in self._objects.names(_FILES) if Path(name).name not in kept]
+        unused = [name for name in unused if self._is_old(name, _SPARED)]
+        freed = Freed(len(doomed), sum(self._objects.size(name) or 0 for name in unused))
+        self._objects.remove(unused)
+        return freed
+
+    def bring(self, artifact: Artifact) -> None:
+        """Makes sure that this machine has every file of an artifact.
+
+        Raises:
+            InputError: The artifact, or a file of it, is gone.
+        """
+        if self._is_here(artifact):
+            return
+        with locks.exclusive(lock_of(artifact.local, self.root)):
+            if not self._is_here(artifact):
+                self._download(artifact)
+
+    def read(self, artifact: Artifact, name: str) -> bytes:
+        """The content of one file of an artifact.
+
+        Raises:
+            InputError: It is gone.
+        """
+        if self._is_here(artifact):
+            return (artifact.local / name).read_bytes()
+        [record] = [record for record in artifact.manifest.files if record.path == name]
+        content = self._objects.read(_object(record))
+        if content is None:
+            raise InputError(self._gone(artifact))
+        return content
+
+    def _open(self, recipe: Recipe) -> Found:
+        return self._open_shelf(self._directory(recipe).relative_to(self.root).as_posix())
+
+    def _open_shelf(self, shelf: str) -> Found:
+        content = self._objects.read(f"{shelf}/{MANIFEST}")
+        if content is None:
+            return Found()
+        try:
+            return Found(SharedArtifact(self.root / shelf, Manifest.model_validate_json(content), self))
+        except ValidationError:
+            return Found(damage=f"{MANIFEST} cannot be read")
+
+    def _damage(self, artifact: Artifact) -> str | None:
+        if damage := damage_of_manifest(artifact.manifest):
+            return damage
+        records = artifact.manifest.files
+        with ThreadPoolExecutor(_REQUESTS) as pool:
+            sizes = list(pool.map(lambda record: self._objects.size(_object(record)), records))
+        for record, size in zip(records, sizes, strict=True):
+            if size != record.bytes:
+                return f"{record.path} " + (
+                    "is missing" if size is None else f"has {size:,} bytes instead of {record.bytes:,}"
+                )
+        return None
+
+    @contextmanager
+    def _claimed(self, recipe: Recipe, on_wait: Callable[[], None]) -> Iterator[None]:
+        name = f".leases/{self._directory(recipe).relative_to(self.root).as_posix()}"
+        machine = machine_name(self.root)
+        with super()._claimed(recipe, on_wait), lease(self._objects, name, machine, on_wait):
+            yield
+
+    @contextmanager
+    def _held(self, name: str, recipe: Recipe) -> Iterator[Artifact]:
+        artifact = self._require(name, recipe)
+        while True:
+            with locks.shared(lock_of(artifact.local, self.root)):
+                if self._is_here(artifact):
+                    yield artifact
+                    return
+            self.bring(artifact)
+
+    def _make(self, recipe: Recipe, make: Make, known: dict[tuple[int, int], FileRecord]) -> Artifact:
+        local = super()._make(recipe, make, known)
+        self._upload(local)
+        return SharedArtifact(local.local, local.manifest, self)
+
+    def _read_pointer(self, pointer: Path) -> bytes | None:
+        return self._objects.read(pointer.relative_to(self.root).as_posix())
+
+    def _write_pointer(self, recipe: Recipe, pointer: Path) -> None:
+        content = recipe.model_dump_json(indent=1).encode()
+        self._objects.write(pointer.relative_to(self.root).as_posix(), content)
+
+    def _published(self) -> list[str]:
+        """`MODEL/STAGE/KEY` of every manifest."""
+        names = (Path(name) for name in self._objects.names() if not name.startswith("."))
+        return [name.parent.as_posix() for name in names if name.name == MANIFEST and len(name.parts) == 4]
+
+    def _upload(self, artifact: Artifact) -> None:
+        """Files first, the manifest last: before it, nothing is visible."""
+        _logger.info("uploading %s to %s", format_bytes(artifact.manifest.bytes), self.place)
+        for record in artifact.manifest.files:
+            there = self._objects.size(_object(record)) == record.bytes
+            if not there or self._is_old(_object(record), _SPARED / 2):
+                self._objects.upload(artifact.local / record.path, _object(record))
+            self._keep(artifact.local / record.path, record)
+        shelf = artifact.local.relative_to(self.root).as_posix()
+        content = artifact.manifest.model_dump_json(indent=1)
+        self._objects.write(f"{shelf}/{MANIFEST}", content.encode())
+
+    def _download(self, artifact: Artifact) -> None:
+        """Builds the copy in a scratch directory and publishes it here with one rename; the lock is held."""
+        _logger.info("bringing %s of %s to this machine", artifact.stage, artifact.model)
+        scratch = scratch_name(artifact.local)
+        try:
+            for record in artifact.manifest.files:
+                target = scratch / record.path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                self._bring_file(artifact, record, target)
+            publish(scratch, artifact.manifest, artifact.local)
+        finally:
+            if scratch.exists():
+                remove(scratch)
+
+    def _bring_file(self, artifact: Artifact, record: FileRecord, target: Path) -> None:
+        pooled = self._pooled(record)
+        if pooled.exists() and is_unchanged(pooled, record):
+            link_or_copy(pooled, target)
+            return
+        try:
+            self._objects.download(_object(record), target)
+        except FileNotFoundError as error:
+            raise InputError(self._gone(artifact)) from error
+        if file_sha256(target) != record.sha256:
+            raise InputError(f"{record.path} of {artifact.place} is damaged: remove {self._url(record)}")
+        os.utime(target, ns=(record.modified_ns, record.modified_ns))
+        self._keep(target, record)
+
+    def _keep(self, file: Path, record: FileRecord) -> None:
+        """Gives a file a second name, by which later copies link it."""
+        pooled = self._pooled(record)
+        pooled.parent.mkdir(exist_ok=True)
+        pooled.unlink(missing_ok=True)
+        link_or_copy(file, pooled)
+
+    def _pooled(self, record: FileRecord) -> Path:
+        return self._pool() / f"{record.sha256}-{record.modified_ns}"
+
+    def _pool(self) -> Path:
+        return self.root / _FILES
+
+    def _is_here(self, artifact: Artifact) -> bool:
+        copy = open_artifact(artifact.local).artifact
+        return copy is not None and copy.digest == artifact.digest and not damage_of(copy, hash_all=False)
+
+    def _is_old(self, name: str, age: timedelta) -> bool:
+        """Whether an object is older, or not there."""
+        written = self._objects.modified(name)
+        if written is None:
+            return True
+        return datetime.now(UTC) - written.astimezone(UTC) > age
+
+    def _hash(self, record: FileRecord) -> str:
+        with self._objects.open(_object(record)) as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+    def _url(self, record: FileRecord) -> str:
+        return f"{self.place}/{_object(record)}"
+
+    def _gone(self, artifact: Artifact) -> str:
+        return f"{artifact.place} is gone: materialize {artifact.stage} again"
+
+
+def machine_name(copies: Path) -> str:
+    """What a machine signs its leases with: processes that share its copies have one name, one word."""
+    return f"{platform.node()}:{copies}".replace(" ", "_")
+
+
+def _object(record: FileRecord) -> str:
+    return f"{_FILES}/{record.sha256}"

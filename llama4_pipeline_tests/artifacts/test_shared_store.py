@@ -1,0 +1,217 @@
+"""The shared store: two machines, each with its own copies, and one object store between them."""
+
+import threading
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llama4_pipeline.artifacts import lease, shared_store
+from llama4_pipeline.artifacts.artifact import Artifact
+from llama4_pipeline.artifacts.links import link_or_copy
+from llama4_pipeline.artifacts.objects import Objects
+from llama4_pipeline.artifacts.shared_store import SharedStore
+from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.errors import InputError
+from llama4_pipeline_tests.artifacts.test_store import never, recipe, writes
+
+
+@pytest.fixture
+def here(url: str, tmp_path: Path) -> SharedStore:
+    return SharedStore(url, tmp_path / "here")
+
+
+@pytest.fixture
+def there(url: str, tmp_path: Path) -> SharedStore:
+    return SharedStore(url, tmp_path / "there")
+
+
+def files_of(artifact: Artifact) -> dict[str, bytes]:
+    directory = artifact.directory
+    return {record.path: (directory / record.path).read_bytes() for record in artifact.manifest.files}
+
+
+def test_what_one_machine_made_another_finds(here: SharedStore, there: SharedStore, tmp_path: Path) -> None:
+    first, was_made = here.get_or_make(recipe(), writes("one", {"nodes": 7}))
+    found, made_again = there.get_or_make(recipe(), never)
+    assert (was_made, made_again) == (True, False)
+    assert not found.local.exists(), "a hit moves no file"
+    assert found.read("model.onnx") == b"graph" and not found.local.exists()
+    assert files_of(found) == files_of(first) == {"model.onnx": b"graph", "weights/a.bin": b"one"}
+    assert found.manifest == first.manifest and found.place == first.place
+    assert there.input_of("tiny", "exported_graph") == found
+    assert here.verify() == there.verify() == {}
+    local, _ = Store(tmp_path / "local").get_or_make(recipe(), writes("one"))
+    assert (local.manifest.key, local.digest) == (first.manifest.key, first.digest)
+    assert first.place == f"{here.place}/tiny/exported_graph/{local.manifest.key[:16]}"
+
+
+def test_inputs_come_to_the_machine_that_reads_them(here: SharedStore, there: SharedStore) -> None:
+    source = recipe("exported_graph")
+    exported, _ = here.get_or_make(source, writes("weights"))
+
+    def link(out: Path) -> Mapping[str, Any]:
+        directory = there.input_of("tiny", "exported_graph").directory
+        link_or_copy(directory / "weights", out / "weights")
+        (out / "model.onnx").write_text("simplified")
+        return {}
+
+    wanted = recipe("simplified_graph", inputs={"exported_graph": exported.digest})
+    simplified, _ = there.get_or_make(wanted, link, {"exported_graph": source})
+    assert len(Objects(here.place).names(".files")) == 3, "the weights of both graphs are one object"
+    copies = [here.input_of("tiny", stage).directory for stage in ("exported_graph", "simplified_graph")]
+    assert (copies[0] / "weights" / "a.bin").samefile(copies[1] / "weights" / "a.bin")
+    assert files_of(here.input_of("tiny", "simplified_graph")) == files_of(simplified)
+
+
+def test_a_copy_gives_way_to_what_was_made_anew(here: SharedStore, there: SharedStore) -> None:
+    here.get_or_make(recipe(), writes("monday"))
+    assert files_of(there.input_of("tiny", "exported_graph"))["weights/a.bin"] == b"monday"
+    here.get_or_make(recipe(), writes("tuesday"), anew=True)
+    assert files_of(there.input_of("tiny", "exported_graph"))["weights/a.bin"] == b"tuesday"
+    assert list(there.verify()) == []
+
+
+def test_a_damaged_copy_is_brought_again(here: SharedStore, there: SharedStore) -> None:
+    here.get_or_make(recipe(), writes("one"))
+    copy = there.input_of("tiny", "exported_graph")
+    (copy.directory / "weights" / "a.bin").write_text("damaged")
+    assert files_of(copy)["weights/a.bin"] == b"one"
+
+
+def test_nothing_is_visible_before_the_manifest(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uploaded: list[str] = []
+    upload = Objects.upload
+
+    def breaks(objects: Objects, file: Path, name: str) -> None:
+        if uploaded:
+            raise OSError("the network is gone")
+        upload(objects, file, name)
+        uploaded.append(name)
+
+    monkeypatch.setattr(Objects, "upload", breaks)
+    with pytest.raises(OSError, match="the network is gone"):
+        here.get_or_make(recipe(), writes("one"))
+    assert (
+        uploaded and there.find(recipe()).artifact is None and there.latest("tiny", "exported_graph") is None
+    )
+    monkeypatch.undo()
+    _, was_made = there.get_or_make(recipe(), writes("one"))
+    assert was_made and here.verify() == {}
+
+
+@pytest.mark.parametrize("content", [None, b"o"])
+def test_damage_is_seen_named_and_repaired(here: SharedStore, content: bytes | None) -> None:
+    artifact, _ = here.get_or_make(recipe(), writes("one"))
+    objects = Objects(here.place)
+    [record] = [record for record in artifact.manifest.files if record.path == "weights/a.bin"]
+    says = "weights/a.bin is missing" if content is None else "weights/a.bin has 1 bytes instead of 3"
+    objects.remove([f".files/{record.sha256}"])
+    if content is not None:
+        objects.write(f".files/{record.sha256}", content)
+    assert here.find(recipe()).damage == says
+    assert here.verify() == {artifact.place: says}
+    repaired, was_made = here.get_or_make(recipe(), writes("one"))
+    assert was_made and repaired.digest == artifact.digest and here.verify() == {}
+
+
+def test_other_content_of_the_same_size_is_found_by_verify(here: SharedStore, there: SharedStore) -> None:
+    artifact, _ = here.get_or_make(recipe(), writes("one"))
+    [record] = [record for record in artifact.manifest.files if record.path == "weights/a.bin"]
+    name = f"{here.place}/.files/{record.sha256}"
+    Objects(here.place).write(f".files/{record.sha256}", b"eno")
+    assert here.verify() == {
+        artifact.place: f"weights/a.bin has other content than was published: remove {name}"
+    }
+    with pytest.raises(InputError, match=f"weights/a.bin of {artifact.place} is damaged: remove {name}"):
+        there.input_of("tiny", "exported_graph").directory  # noqa: B018 - it is brought here
+
+
+def test_garbage_is_old_and_not_latest(here: SharedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    here.get_or_make(recipe(code_version="old"), writes("x" * 1000))
+    newer, _ = here.get_or_make(recipe(code_version="new"), writes("one"))
+    assert here.collect_garbage().artifacts == 0, "another machine may be about to read it"
+    monkeypatch.setattr(shared_store, "_SPARED", timedelta(0))
+    freed = here.collect_garbage()
+    assert (freed.artifacts, freed.bytes) == (1, 1000)
+    assert [artifact.manifest.recipe.code_version for artifact in here.artifacts()] == ["new"]
+    assert here.verify() == {} and files_of(newer)
+
+
+def test_of_two_machines_one_works_and_the_other_waits(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_LOOKED_SECONDS", 0.05)
+    outcomes = []
+
+    def slow(out: Path) -> Mapping[str, Any]:
+        time.sleep(0.5)
+        return writes("one")(out)
+
+    def run(store: SharedStore) -> None:
+        outcomes.append(store.get_or_make(recipe(), slow)[1])
+
+    threads = [threading.Thread(target=run, args=(store,)) for store in (here, there)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == [False, True]
+    assert Objects(here.place).names(".leases") == []
+
+
+@pytest.mark.parametrize("machine", ["this one", "another"])
+def test_a_dead_machine_does_not_hold_a_lease_for_ever(
+    here: SharedStore, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease, "_LOOKED_SECONDS", 0.05)
+    monkeypatch.setattr(lease, "_DEAD_SECONDS", 0.5 if machine == "another" else 60.0)
+    monkeypatch.setattr(lease, "_RENEWED_SECONDS", 60.0)
+    objects = Objects(here.place)
+    holder = shared_store.machine_name(here.root) if machine == "this one" else "another:/copies"
+    name = f".leases/tiny/exported_graph/{recipe().key()[:16]}"
+    objects.write(name, f"{holder} killed 1".encode())
+    start = time.monotonic()
+    _, was_made = here.get_or_make(recipe(), writes("one"))
+    assert was_made and time.monotonic() - start < 10
+    assert objects.names(".leases") == []
+
+
+def test_two_that_make_the_same_at_once_leave_one_whole_artifact(
+    here: SharedStore, there: SharedStore
+) -> None:
+    """What happens when a lease was lost: the measurements differ, the files are never mixed."""
+
+    def measures(text: str, meanwhile: Any = None) -> Any:
+        def make(out: Path) -> Mapping[str, Any]:
+            if meanwhile:
+                meanwhile()
+            return writes(text)(out)
+
+        return make
+
+    def by_the_other() -> None:
+        Objects(here.place).remove(Objects(here.place).names(".leases"))
+        there.get_or_make(recipe(), measures("theirs"))
+
+    here.get_or_make(recipe(), measures("ours", by_the_other))
+    assert here.verify() == {}
+    assert files_of(there.input_of("tiny", "exported_graph")) == files_of(
+        here.input_of("tiny", "exported_graph")
+    )
+
+
+def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nosuch://bucket cannot be used for artifacts"):
+        SharedStore("nosuch://bucket", tmp_path)
+
+
+@pytest.mark.cluster
+def test_a_bucket_that_does_not_exist_is_named(bucket: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="s3://nosuch/x cannot be used for artifacts: The specified bucket"):
+        SharedStore("s3://nosuch/x", tmp_path)
