@@ -284,13 +284,13 @@ def attach_functions(model: ir.Model) -> tuple[str, ...]:
     """
     opset = model.opset_imports[""]
     pending = {node.op_type for node in model.graph if node.domain == DOMAIN}
-    attached: list[str] = []
+    called: dict[str, ir.Function] = {}
     while pending:
         name = pending.pop()
-        function = ir.serde.deserialize_function(_FUNCTIONS[name].to_function_proto())
-        function.opset_imports[""] = opset
-        model.functions[function.identifier()] = function
-        attached.append(name)
-        pending |= {node.op_type for node in function if node.domain == DOMAIN} - set(attached)
+        called[name] = ir.serde.deserialize_function(_FUNCTIONS[name].to_function_proto())
+        called[name].opset_imports[""] = opset
+        pending |= {node.op_type for node in called[name] if node.domain == DOMAIN} - called.keys()
+    names = sorted(called)  # the order of a set differs from process to process
+    model.functions.update({called[name].identifier(): called[name] for name in names})
     model.opset_imports[DOMAIN] = VERSION
-    return tuple(sorted(attached))
+    return tuple(names)

@@ -21,6 +21,11 @@ def test_graph_reads_like_the_model(portable_graph: Path) -> None:
     assert {"NormalizedRotaryAttention", "TemperedAttention", "SwiGLU", "ChunkedCausalBias"} <= operators
 
 
+def test_functions_stand_in_the_order_of_their_names(portable_graph: Path) -> None:
+    names = [function.name for function in load_graph(portable_graph).functions.values()]
+    assert len(names) > 5 and names == sorted(names), "every export of a checkpoint has the same bytes"
+
+
 def test_inputs_and_outputs_carry_the_names_of_optimum(portable_graph: Path) -> None:
     graph = load_graph(portable_graph).graph
 
