@@ -259,8 +259,8 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
     kind, _, directory = str(table.get("source")).partition(":")
     if kind == "local" and directory:
         table["source"] = f"local:{(file.parent / Path(directory).expanduser()).resolve()}"
-    data = table.get("data")
-    for name, source in data.items() if isinstance(data, dict) else ():
+    data = table.get("data", {})
+    for name, source in list(data.items()) if isinstance(data, dict) else ():
         if isinstance(source, str) and not source.startswith(LIBRARY_PREFIX):
             data[name] = str((file.parent / Path(source).expanduser()).resolve())
 
