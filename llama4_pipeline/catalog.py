@@ -262,7 +262,7 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
     data = table.get("data")
     if not isinstance(data, dict):
         return
-    for name, source in data.items():
+    for name, source in list(data.items()):
         if isinstance(source, str) and not source.startswith(LIBRARY_PREFIX):
             data[name] = str((file.parent / Path(source).expanduser()).resolve())
 

@@ -64,7 +64,7 @@ def _quantized(outcome: Outcome) -> dg.MaterializeResult:
 
 def _coverage(tensor: dict[str, Any]) -> dg.TableRecord:
     """The calibration tokens that each expert of a stack saw, and which were too few."""
-    starved = ", ".join(tensor["fallbacks"])
+    starved = ", ".join(map(str, tensor["fallbacks"]))
     return dg.TableRecord(
         {
             "experts": tensor["name"],

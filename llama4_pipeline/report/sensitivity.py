@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 from llama4_pipeline.report.plots import STYLE
 
 TITLE = "Sensitivity"
-CAPTION = "How far PyTorch's predictions move when one weight alone, or one expert, is rounded to 4 bits."
+CAPTION = (
+    "How far the float graph's predictions move when one weight alone, or one expert, is rounded to 4 bits."
+)
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _OUTSIDE = {"model.embed_tokens.weight": "embedding", "lm_head.weight": "head"}
 _NOISE = ("self_attn.", "feed_forward.", ".weight", "_proj")

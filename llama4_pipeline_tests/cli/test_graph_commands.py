@@ -194,6 +194,7 @@ def test_eval_against_the_original(
     record = run_json(capsys, "eval", *pair, "--data", str(data))
     assert record["kl_divergence"] > 0
     assert 0 <= record["top1_agreement"] <= 1
+    assert 0 <= record["expert_change_share"] <= 1
 
 
 def test_generate_streams_what_json_gives(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:

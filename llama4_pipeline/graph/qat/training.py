@@ -32,10 +32,10 @@ class QatPlan:
         seed: of the order of the texts.
     """
 
-    steps: int = 160
-    rows: int = 6
+    steps: int = 240
+    rows: int = 2
     row_tokens: int = 512
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     seed: int = 0
 
 
