@@ -194,7 +194,7 @@ class Deployment:
         finally:
             with ExitStack() as last:
                 last.callback(_kill_group, process.pid)
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGTERM)  # SIGINT is ignored below a background shell
                 process.wait(60)
 
 
