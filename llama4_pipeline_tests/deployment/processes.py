@@ -46,6 +46,8 @@ class Deployment:
             "LLAMA4_PIPELINE_PAGES": f"http://127.0.0.1:{_free_port()}",
             "PYTHONPATH": str(ROOT),
         }
+        with self.instance() as instance:  # makes the databases; two processes at once would be one too many
+            assert instance.run_storage and instance.event_log_storage and instance.schedule_storage
 
     @property
     def store(self) -> Store:
@@ -194,7 +196,7 @@ class Deployment:
         finally:
             with ExitStack() as last:
                 last.callback(_kill_group, process.pid)
-                os.killpg(process.pid, signal.SIGINT)
+                os.killpg(process.pid, signal.SIGTERM)  # SIGINT is ignored below a background shell
                 process.wait(60)
 
 

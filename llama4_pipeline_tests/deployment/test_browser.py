@@ -22,7 +22,7 @@ _WORKFLOW = (
     "checkpoint", "exported_graph", "validated_graph", "simplified_graph", "optimized_graph", "int4_graph",
     "benchmarks", "benchmark_table", "report",
 )  # fmt: skip
-_PLOTS = ("latency", "throughput", "memory", "quality_by_size")
+_PLOTS = ("latency", "throughput", "memory")  # the fourth, of quality, needs trained weights
 
 
 @pytest.fixture

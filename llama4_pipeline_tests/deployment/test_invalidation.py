@@ -74,7 +74,7 @@ def code_of_simplify_to_the_same_bytes(installation: Installation) -> None:
 
 
 def a_comment_in_simplify(installation: Installation) -> None:
-    installation.replace_in("graph/simplify.py", "def ", "# How it is done.\ndef ")
+    installation.replace_in("graph/simplify.py", "\ndef ", "\n# How it is done.\ndef ")
 
 
 def a_library(installation: Installation) -> None:
