@@ -42,8 +42,12 @@ def round_to_nearest(rows: torch.Tensor, scheme: Scheme) -> torch.Tensor:
     filled = F.pad(rows, (0, -inputs % scheme.block_size))
     blocks = filled.reshape(*rows.shape[:-1], -1, scheme.block_size)
     low, high = blocks.amin(-1, keepdim=True).clamp(max=0), blocks.amax(-1, keepdim=True).clamp(min=0)
-    span = 2 * torch.maximum(high, -low) if scheme.symmetric else high - low
-    scale = (span / (scheme.top - scheme.symmetric)).to(getattr(torch, scheme.scale_dtype)).float()
+    step = (
+        torch.where(high > -low, high, low) / -scheme.middle
+        if scheme.symmetric
+        else (high - low) / scheme.top
+    )
+    scale = step.to(getattr(torch, scheme.scale_dtype)).float()
     per_step = torch.where(scale == 0, 0.0, 1.0 / scale)
     zero = torch.full_like(scale, scheme.middle)
     if not scheme.symmetric:

@@ -17,7 +17,8 @@ from llama4_pipeline.llama4.checkpoint import Checkpoint
 
 @pytest.mark.parametrize("inputs", [96, 72])  # 72 leaves a partial block
 @pytest.mark.parametrize(
-    "scheme", [Scheme(4, 32, False), Scheme(4, 16, False, "float16"), Scheme(8, 32, True)]
+    "scheme",
+    [Scheme(4, 32, True), Scheme(4, 32, False), Scheme(4, 16, False, "float16"), Scheme(8, 32, True)],
 )
 def test_rounds_as_the_graph_does(inputs: int, scheme: Scheme) -> None:
     rows = np.random.default_rng(0).standard_normal((50, inputs)).astype(np.float32)
