@@ -62,7 +62,7 @@ conformance: setup ## Hold drawn configurations against transformers and write d
 large: setup ## Export models larger than memory under a limit; writes docs/large-models.md
 	$(BIN)/python -m llama4_pipeline_tests.large --scratch $(LARGE_SCRATCH)
 
-benchmark: setup ## Measure every engine in turns; writes docs/results, docs/benchmarks.md and README's table (25 min)
+benchmark: setup ## Measure every engine in turns; writes docs/results, docs/benchmarks.md and README's table
 	$(BIN)/python -m llama4_pipeline_tests.benchmark $(BENCHMARK)
 
 profile: setup ## Account for a decode token kernel by kernel; writes docs/performance.md

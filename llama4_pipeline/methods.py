@@ -60,31 +60,40 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
 
 
-def check_terms(
-    method: str, precision: str, *, calibration: bool, checkpoint: bool = False, block_size: bool = False
-) -> None:
-    """Refuses a method that lacks what it needs or is given what it has no use for, before any work.
+def choose_method(
+    method: str | None,
+    precision: str,
+    *,
+    calibration: object | None,
+    checkpoint: object | None = None,
+    block_size: int | None = None,
+) -> str:
+    """The method of a quantization; refuses one that lacks what it needs or is given what it has no use for.
 
     Args:
-        method: a name of `METHODS`.
+        method: a name of `METHODS`; None takes the precision's default.
         precision: "int8" or "int4".
-        calibration, checkpoint, block_size: whether they are given.
+        calibration: text, or where it lies; looked at for None only, like the next.
+        checkpoint: the PyTorch original.
+        block_size: inputs that share a scale.
 
     Raises:
         InputError: says what to give or to leave out.
     """
+    method = method or DEFAULT_METHOD[precision]
     terms = METHODS.get(method)
     if terms is None:
         raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     if precision not in terms.precisions:
         raise InputError(f"method {method} makes {' and '.join(terms.precisions)}, not {precision}")
-    if terms.calibration == "needed" and not calibration:
+    if terms.calibration == "needed" and calibration is None:
         raise InputError(f"method {method} looks at the inputs of the weights: give calibration text")
-    if terms.calibration == "unused" and calibration:
+    if terms.calibration == "unused" and calibration is not None:
         raise InputError(f"method {method} looks at weights only: leave out --calibration")
-    if terms.checkpoint and not checkpoint:
+    if terms.checkpoint and checkpoint is None:
         raise InputError(f"method {method} trains the PyTorch original: give it with --checkpoint")
-    if checkpoint and not terms.checkpoint:
+    if checkpoint is not None and not terms.checkpoint:
         raise InputError(f"method {method} has no use for the PyTorch original: leave out --checkpoint")
-    if block_size and not terms.block_size:
+    if block_size is not None and not terms.block_size:
         raise InputError(f"method {method} chooses bits and blocks itself: leave the block size out")
+    return method

@@ -12,7 +12,7 @@ from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
-from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, check_terms
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, choose_method
 from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
@@ -178,16 +178,16 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Store the weights of a graph in fewer bits."""
-    asked = {"precision": precision, "method": method, "block_size": block_size, "calibration": calibration}
     if precision == "fp16" and (method or block_size or calibration or checkpoint):
         raise InputError(
             "--precision fp16 rounds each weight alone: leave out --method, --block-size, --calibration, "
             "--checkpoint"
         )
     if precision != "fp16":
-        given = {"calibration": calibration, "checkpoint": checkpoint, "block_size": block_size}
-        chosen = method or DEFAULT_METHOD[precision]
-        check_terms(chosen, precision, **{name: value is not None for name, value in given.items()})
+        method = choose_method(
+            method, precision, calibration=calibration, checkpoint=checkpoint, block_size=block_size
+        )
+    asked = {"precision": precision, "method": method, "block_size": block_size, "calibration": calibration}
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()

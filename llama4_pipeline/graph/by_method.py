@@ -8,7 +8,7 @@ from llama4_pipeline.graph.quantize import Precision, quantize_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.methods import DEFAULT_METHOD, QAT, QDQ_DYNAMIC, QDQ_STATIC, check_terms
+from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC, choose_method
 
 
 class Report(Protocol):
@@ -42,9 +42,9 @@ def quantize(
     Raises:
         InputError: the method lacks what it needs or is given what it has no use for; or as the method raises.
     """
-    chosen = method or DEFAULT_METHOD[precision]
-    given = {"calibration": calibration, "checkpoint": checkpoint, "block_size": block_size}
-    check_terms(chosen, precision, **{name: value is not None for name, value in given.items()})
+    chosen = choose_method(
+        method, precision, calibration=calibration, checkpoint=checkpoint, block_size=block_size
+    )
     if chosen == QAT:
         assert checkpoint is not None and calibration is not None
         return quantize_aware(checkpoint, graph, out, precision=precision, calibration=calibration)

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import load_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
 
@@ -94,7 +94,7 @@ def convert_model(model: ir.Model) -> ConvertReport:
     Raises:
         InputError: on writing, a weight beyond the range of float16.
     """
-    bytes_before = _initializer_bytes(model.graph)
+    bytes_before = initializer_bytes(model.graph)
     conversion = _Conversion(model.graph)
     conversion.run()
     return ConvertReport(
@@ -102,7 +102,7 @@ def convert_model(model: ir.Model) -> ConvertReport:
         stayed_float32=tuple(conversion.stayed),
         casts=conversion.casts,
         bytes_before=bytes_before,
-        bytes_after=_initializer_bytes(model.graph),
+        bytes_after=initializer_bytes(model.graph),
         no_cpu_kernel=tuple(sorted({node.op_type for node in model.graph} & _NO_CPU_KERNEL)),
     )
 
@@ -235,9 +235,3 @@ def _in_range(weights: np.ndarray, name: str) -> np.ndarray:
             f"{name} holds {largest:g}, beyond float16's {_LARGEST:g}: keep this model in float32"
         )
     return torch.from_numpy(wide).to(torch.float16).numpy()  # numpy rounds the same, one by one
-
-
-def _initializer_bytes(graph: ir.Graph) -> int:
-    return sum(
-        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
-    )

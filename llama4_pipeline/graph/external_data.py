@@ -45,6 +45,13 @@ def load_graph(directory: Path) -> ir.Model:
     return model
 
 
+def initializer_bytes(graph: ir.Graph) -> int:
+    """What the weights and constants of a graph take, on disk or still to be written."""
+    return sum(
+        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
+    )
+
+
 def skeleton(model: ir.Model) -> onnx.ModelProto:
     """The graph with its external weights as inputs, for tools that would otherwise read or refuse the weights.
 

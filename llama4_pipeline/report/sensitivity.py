@@ -28,7 +28,7 @@ def draw_sensitivity(report: Mapping[str, Any]) -> Figure | None:
         report: what `QuantizeReport.to_json` gives; its sensitivities are nats per token.
 
     Returns:
-        One panel by weight and one by expert; None where nothing was measured.
+        One panel by weight and one by expert; None where nothing was measured, or nothing moves them.
     """
     by_weight = [_place(name, value) for name, value in report.get("sensitivity", {}).items()]
     by_expert = [
@@ -37,9 +37,9 @@ def draw_sensitivity(report: Mapping[str, Any]) -> Figure | None:
         for expert, value in enumerate(values)
     ]
     panels = [panel for panel in (by_weight, by_expert) if panel]
-    if not panels:
-        return None
     values = [value for panel in panels for _, _, value in panel if value > 0]
+    if not values:
+        return None
     scale = LogNorm(min(values), max(values))
     columns = [len({column for _, column, _ in panel}) for panel in panels]
     rows = max(len({row for row, _, _ in panel}) for panel in panels)

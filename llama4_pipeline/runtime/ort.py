@@ -40,6 +40,7 @@ class OrtDecoder:
         graph: the directory.
         threads: of one operator; 0 lets ONNX Runtime take one per physical core.
         device: "cpu" or "cuda".
+        profile: where ONNX Runtime's profile goes, the start of a file name; `end_profile` gives the file.
 
     Raises:
         InputError: no graph there, inputs that are not a decoder's, or a device that this ONNX Runtime lacks.
@@ -47,8 +48,10 @@ class OrtDecoder:
 
     engine = "onnxruntime"
 
-    def __init__(self, graph: Path, threads: int = 0, device: str = "cpu") -> None:
-        self._session = open_session(graph, threads, device)
+    def __init__(
+        self, graph: Path, threads: int = 0, device: str = "cpu", profile: Path | None = None
+    ) -> None:
+        self._session = open_session(graph, threads, device, profile)
         self._device = device
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
@@ -99,6 +102,10 @@ class OrtDecoder:
     def providers(self) -> dict[str, int]:
         return dict(self._providers)
 
+    def end_profile(self) -> Path:
+        """Writes the profile; returns its file, the kernels' times in Chrome's trace format."""
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         del self._binding, self._cache, self._session
 
@@ -144,13 +151,14 @@ class OrtDecoder:
         return logits
 
 
-def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
+def open_session(graph: Path, threads: int = 0, device: str = "cpu", profile: Path | None = None) -> Any:
     """Opens `model.onnx` of a graph directory with the options that decoding wants.
 
     Args:
         graph: the directory.
         threads: of one operator; 0 lets ONNX Runtime take one per physical core.
         device: "cpu" or "cuda".
+        profile: start of the name of the profile's file; None takes no profile.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -170,7 +178,7 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
             f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]"
         )
     try:
-        session = ort.InferenceSession(str(model), _session_options(threads), providers=[provider])
+        session = ort.InferenceSession(str(model), _session_options(threads, profile), providers=[provider])
     except _LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{model} does not load ({reason}); export it again") from error
@@ -179,7 +187,7 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu") -> Any:
     return session
 
 
-def _session_options(threads: int) -> Any:
+def _session_options(threads: int, profile: Path | None) -> Any:
     options = ort.SessionOptions()
     # Below errors it says at each load that logits_to_keep can be overridden, which is what it is for.
     options.log_severity_level = 3
@@ -189,6 +197,9 @@ def _session_options(threads: int) -> Any:
     # The mask grows with every token, so no plan of memory is used twice, yet each would be kept.
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return options
 
 

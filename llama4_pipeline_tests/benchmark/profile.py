@@ -10,15 +10,14 @@ import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.metrics.machine import describe_machine, measure_read_bandwidth
 from llama4_pipeline.metrics.roofline import bytes_by_node, cache_read_bytes, graph_architecture, stored_graph
-from llama4_pipeline.runtime import ort
 from llama4_pipeline.runtime.engines import available_cores
+from llama4_pipeline.runtime.ort import OrtDecoder
 from llama4_pipeline_tests.benchmark.cases import Entry, find_models
 from llama4_pipeline_tests.benchmark.page import replace_between
 from llama4_pipeline_tests.benchmark.prepare import Workshop
@@ -127,17 +126,7 @@ def section(found: Account, bandwidth: float) -> str:
 
 def _decode(graph: Path, threads: int, context: int, prefix: Path | None) -> tuple[float, list[dict]]:
     """Median microseconds of a step, and the profile's events of the timed steps."""
-    plain_options = ort._session_options
-
-    def options(count: int):
-        made = plain_options(count)
-        if prefix is not None:
-            made.enable_profiling = True
-            made.profile_file_prefix = str(prefix)
-        return made
-
-    with patch.object(ort, "_session_options", options):
-        decoder = ort.OrtDecoder(graph, threads)
+    decoder = OrtDecoder(graph, threads, profile=prefix)
     random = np.random.default_rng(0)
     decoder.forward(random.integers(0, decoder.vocab_size, (1, context)), logits_to_keep=1)
     seconds = []
@@ -149,7 +138,7 @@ def _decode(graph: Path, threads: int, context: int, prefix: Path | None) -> tup
     step = 1e6 * statistics.median(seconds[_WARM_UP_STEPS:])
     if prefix is None:
         return step, []
-    events = json.loads(Path(decoder._session.end_profiling()).read_bytes())
+    events = json.loads(decoder.end_profile().read_bytes())
     runs = sorted(event["ts"] for event in events if event.get("name") == "model_run")
     return step, [
         event

@@ -33,3 +33,4 @@ def test_it_is_a_small_png_and_an_svg_in_the_ink_of_the_page():
 
 def test_nothing_measured_gives_no_picture():
     assert draw_sensitivity({}) is None
+    assert draw_sensitivity({"sensitivity": {"lm_head.weight": 0.0}}) is None

@@ -68,7 +68,7 @@ def quantize_aware(
         out: directory to write.
         precision: "int8" or "int4".
         calibration: texts to learn on.
-        plan: how long and how fast; the default is for the embedded model: two minutes on two cores.
+        plan: how long and how fast; the default is for the embedded model.
 
     Raises:
         InputError: the graph was made from another architecture.

@@ -3,7 +3,7 @@
 Findings on ONNX Runtime 1.32, CPU (each a test): 8-bit MatMulNBits with accuracy level 0 dequantises the whole weight
 on every call, a hundred times slower than level 4, which rounds activations to int8 by block and costs about half a
 percent of the output's range; 8-bit QMoE rounds activations at every level; zero points cost 4-bit MatMulNBits nothing
-on AVX-512 and a third of its time on AVX2; QMoE takes float16 scales beside float32 activations, MatMulNBits does not.
+on AVX-512 and a third more time on AVX2; QMoE takes float16 scales beside float32 activations, MatMulNBits does not.
 So level 4 and symmetric codes are the defaults.
 """
 
@@ -18,7 +18,7 @@ from typing import Literal, TypeVar
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import load_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
@@ -145,7 +145,7 @@ def quantize_model(
     if chosen.needs_calibration and observed is None:
         raise InputError(f"method {chosen.name} looks at the inputs of the weights: give calibration text")
     weights, stayed_float = find_weights(model.graph)
-    bytes_before = _initializer_bytes(model.graph)
+    bytes_before = initializer_bytes(model.graph)
     if schemes is None:
         wished = replace(scheme, block_size=block_size or scheme.block_size)
         schemes = plan_schemes(weights, {weight.name: wished for weight in weights})
@@ -153,7 +153,7 @@ def quantize_model(
     streamed = [StreamedWeight(weight, schemes[weight.name], choice.of(weight)) for weight in weights]
     inputs = {stream.weight.name: _register(model.graph, stream) for stream in streamed}
     rewrite_graph(model.graph, weights, inputs, accuracy_level)
-    bytes_after = _initializer_bytes(model.graph)
+    bytes_after = initializer_bytes(model.graph)
 
     def report() -> QuantizeReport:
         return QuantizeReport(
@@ -229,12 +229,6 @@ def _register(graph: ir.Graph, stream: StreamedWeight) -> QuantisedInputs:
         if value is not None:
             graph.register_initializer(value)
     return inputs
-
-
-def _initializer_bytes(graph: ir.Graph) -> int:
-    return sum(
-        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
-    )
 
 
 def _tensor_report(

@@ -6,6 +6,7 @@ static, taken anew on every call when dynamic). Weights are unsigned: processors
 products of unsigned and signed bytes in 16 bits, which overflow. Routers are kept out, as everywhere in this package.
 """
 
+import logging
 import shutil
 import tempfile
 import time
@@ -22,12 +23,14 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
-from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
+from llama4_pipeline.graph.external_data import MODEL_FILE, initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
 from llama4_pipeline.graph.quantize.weights import Weight, find_weights
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.methods import QDQ_DYNAMIC
+
+_logger = logging.getLogger(__name__)
 
 _CALIBRATION_TOKENS = 4096
 _OPERATORS = ["MatMul", "Gather"]
@@ -64,14 +67,18 @@ def quantize_with_ort(
     left = {
         weight.name: _reason(weight) for weight, report in zip(weights, tensors, strict=True) if not report
     }
+    if left:
+        _logger.warning(
+            "%s leaves %d weights in float, the experts among them: %s", method, len(left), ", ".join(left)
+        )
     return QuantizeReport(
         precision="int8",
         method=method,
         accuracy_level=4,
         tensors=tuple(report for report in tensors if report),
         stayed_float=stayed | left,
-        bytes_before=_initializer_bytes(model.graph),
-        bytes_after=_initializer_bytes(quantized.graph),
+        bytes_before=initializer_bytes(model.graph),
+        bytes_after=initializer_bytes(quantized.graph),
         seconds=time.monotonic() - start,
     )
 
@@ -141,9 +148,3 @@ def _array(graph: ir.Graph, name: str) -> np.ndarray:
     tensor = graph.initializers[name].const_value
     assert tensor is not None
     return np.asarray(tensor.numpy())
-
-
-def _initializer_bytes(graph: ir.Graph) -> int:
-    return sum(
-        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
-    )

@@ -15,7 +15,7 @@ _TEXT = Calibration(tuple(np.random.default_rng(7).integers(3, 131, 40) for _ in
 
 @pytest.mark.parametrize("method", [QDQ_DYNAMIC, QDQ_STATIC])
 def test_linear_weights_are_rounded_and_experts_are_said_to_be_left(
-    method: str, fused_graph: Path, tmp_path: Path
+    method: str, fused_graph: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     report = quantize_with_ort(fused_graph, tmp_path, method=method, calibration=_TEXT)
     names = {tensor.name for tensor in report.tensors}
@@ -28,6 +28,7 @@ def test_linear_weights_are_rounded_and_experts_are_said_to_be_left(
     for layer in (0, 2, 3):
         stack = f"model.layers.{layer}.feed_forward.experts.down_proj"
         assert report.stayed_float[stack] == "ONNX Runtime's quantizer has no form of MoE"
+        assert stack in caplog.text
         assert "router" in report.stayed_float[f"model.layers.{layer}.feed_forward.router.weight"]
     size = (tmp_path / "model.onnx.data").stat().st_size
     assert size < 0.8 * (fused_graph / "model.onnx.data").stat().st_size
