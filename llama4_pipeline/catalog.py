@@ -47,6 +47,8 @@ _OTHER_CONFIG_KEYS = {
     "router_jitter_noise",
 }
 
+_LARGEST_RUN_PARAMETERS = 4e9  # of a model that is run in float32 over many texts
+
 PositiveInt = Annotated[StrictInt, Field(gt=0)]
 
 
@@ -126,6 +128,12 @@ class ModelSpec(BaseModel):
         """False where perplexity, ROUGE and accuracy would mean nothing: 'random weights' stands there."""
         return self.source != "random"
 
+    @property
+    def is_run_for_quantization(self) -> bool:
+        """Whether the float model is asked what calibration text reaches and which weights are sensitive."""
+        small = self.architecture is None or self.architecture.parameters() <= _LARGEST_RUN_PARAMETERS
+        return self.has_trained_weights and small
+
     @cached_property
     def architecture(self) -> Architecture | None:
         """What `config` describes; None where only the checkpoint knows."""
@@ -144,6 +152,7 @@ class ModelSpec(BaseModel):
             trained_stages=tuple(
                 f"{precision}_graph" for precision, method in self.quantization if method == QAT
             ),
+            asked_for_routing=self.is_run_for_quantization,
         )
         return needs(demand, stage)
 

@@ -57,6 +57,7 @@ class Demand:
         dtype: What its checkpoint is stored in.
         cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
         trained_stages: Stages that train the model beside its float original.
+        asked_for_routing: Whether the data sets are drawn by what the model's routers choose.
     """
 
     architecture: Architecture
@@ -64,6 +65,7 @@ class Demand:
     dtype: str
     cached_tokens: int
     trained_stages: tuple[str, ...] = ()
+    asked_for_routing: bool = False
 
 
 def needs(demand: Demand, stage: str) -> Needs:
@@ -108,6 +110,8 @@ def _memory(demand: Demand, stage: str) -> float:
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
     if stage in demand.trained_stages:
         return _PROCESS_BYTES + parameters * (_TRAINING_BYTES + _GRAPH_BYTES)
+    if stage == "datasets" and demand.asked_for_routing and _expert_stacks(demand.architecture):
+        return _PROCESS_BYTES + parameters * _GRAPH_BYTES
     if stage == "pytorch_baseline":
         return _PROCESS_BYTES + stored + cache
     if (

@@ -22,9 +22,6 @@ Parameters = Callable[["ModelSpec", Device], dict[str, Any]]
 
 _RUNTIME = "onnxruntime|onnxruntime-gpu"
 _BENCH = ("llama4_pipeline.metrics.bench:bench",)
-_MEASURED_SENSITIVITY_PARAMETERS = (
-    4e9  # beyond it, the float model that sensitivity is measured on is too large
-)
 _REVALIDATED_LENGTHS = (1, 7, 129)
 
 
@@ -92,7 +89,8 @@ def _files_of(directory: Path) -> dict[str, list[int]]:
 def _datasets(model: "ModelSpec", device: Device) -> dict[str, Any]:
     sources = model.data.model_dump(exclude_none=True)
     files = [Path(source) for source in sources.values() if not source.startswith(LIBRARY_PREFIX)]
-    return {"sources": sources, "files": dict(map(_state_of, files))} if sources else {}
+    own = {"sources": sources, "files": dict(map(_state_of, files))} if sources else {}
+    return {"cover_experts": model.is_run_for_quantization, **own}
 
 
 def _state_of(file: Path) -> tuple[str, list[int]]:
@@ -127,9 +125,7 @@ def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
 def _default_int4(model: "ModelSpec") -> str:
     if not model.has_trained_weights:
         return "rtn"  # speed and size are all that such a model shows
-    architecture = model.architecture
-    small = architecture is None or architecture.parameters() <= _MEASURED_SENSITIVITY_PARAMETERS
-    return "mixed" if small else "k_quant"
+    return "mixed" if model.is_run_for_quantization else "k_quant"
 
 
 def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -162,7 +158,8 @@ _STAGES = (
         "datasets",
         "Texts to calibrate quantization on, to take perplexity on, and two tasks: title a text, classify it.",
         build="llama4_pipeline.builders.datasets:build",
-        libraries=("python",),
+        inputs=("checkpoint",),
+        libraries=("python", "torch", "transformers"),
         parameters=_datasets,
         group="data",
         kinds=("python",),

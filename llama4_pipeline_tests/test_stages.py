@@ -14,14 +14,16 @@ from llama4_pipeline.stages import STAGES
 CPU = Device("cpu", "a test")
 
 
-def _model(**keys: object) -> ModelSpec:
-    return ModelSpec(name="mine", description="", source="hub:some/model", max_context=256, **keys)
+def _model(source: str = "hub:some/model", **keys: object) -> ModelSpec:
+    return ModelSpec(name="mine", description="", source=source, max_context=256, **keys)
 
 
 def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
     own, store = tmp_path / "own.jsonl", Store(tmp_path / "store")
     own.write_text('{"text": "words that nobody has written before"}\n')
-    model = _model(data=DataPlan(validation=str(own)))
+    config = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "moe_layers": []}
+    model = _model("random", config=config, data=DataPlan(validation=str(own)))
+    run_stage(STAGES["checkpoint"], model, store, CPU)
     first = run_stage(STAGES["datasets"], model, store, CPU)
     assert (first.artifact.directory / "validation.jsonl").read_text() == own.read_text()
     assert run_stage(STAGES["datasets"], model, store, CPU).reused

@@ -2,19 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llama4_pipeline.data.coverage import ExpertShares
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Writes the JSON lines of every data set.
 
     Args:
-        inputs: None.
-        parameters: `sources`, the user's own data by data set, if there are any.
+        inputs: `checkpoint`, whose routers tell which experts the calibration text reaches.
+        parameters: `sources`, the user's own data by data set, if there are any; `cover_experts`, whether the model
+            is asked.
         out: The directory to fill.
 
     Returns:
-        Samples by data set.
+        Samples by data set, and of a mixture the tokens by layer and expert.
 
     Raises:
         InputError: A bad row, named by file and line, or a sample that stands in two data sets.
@@ -22,4 +26,29 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.data.datasets import DataSources, build_datasets
 
     sources = DataSources(**parameters.get("sources", {}))
-    return {"datasets": build_datasets(out, sources=sources).to_json()}
+    experts = _experts(inputs["checkpoint"]) if parameters["cover_experts"] else None
+    report = build_datasets(out, sources=sources, experts=experts)
+    coverage = report.coverage
+    return {
+        "datasets": report.to_json(),
+        "tokens_by_expert": {f"layer {layer}": tokens for layer, tokens in coverage.tokens.items()}
+        if coverage
+        else {},
+        "starved_experts": [f"layer {layer}, expert {expert}" for layer, expert in coverage.starved]
+        if coverage
+        else [],
+    }
+
+
+def _experts(directory: Path) -> "ExpertShares | None":
+    """Of a mixture; the share is what quantization needs of the tokens that it looks at."""
+    from llama4_pipeline.data.coverage import ExpertShares
+    from llama4_pipeline.graph.quantize import MINIMUM_TOKENS, STATISTICS_TOKENS
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
+    from llama4_pipeline.llama4.routing import ExpertReach
+
+    checkpoint = Checkpoint.open(directory)
+    if not any(layer.experts for layer in checkpoint.architecture.layers):
+        return None
+    reach = ExpertReach(checkpoint.load_model("float32"), checkpoint.load_tokenizer())
+    return ExpertShares(reach, MINIMUM_TOKENS / STATISTICS_TOKENS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4_pipeline.data.corpus import Section, Splits, documents, read_corpus, split_corpus
+from llama4_pipeline.data.coverage import Coverage, ExpertShares
 from llama4_pipeline.data.samples import (
     ClassifySample,
     Sample,
@@ -14,6 +15,7 @@ from llama4_pipeline.data.samples import (
     TextSample,
     content,
     read_samples,
+    text_of,
     write_samples,
 )
 from llama4_pipeline.data.tasks import (
@@ -59,9 +61,10 @@ class DataSet:
 
 @dataclass(frozen=True)
 class DatasetsReport:
-    """What `build_datasets` wrote, by name of the data set."""
+    """What `build_datasets` wrote, by name of the data set, and which experts the calibration text reaches."""
 
     datasets: dict[str, DataSet]
+    coverage: Coverage | None
 
     def to_json(self) -> dict[str, Any]:
         """Plain values by name."""
@@ -73,18 +76,21 @@ def build_datasets(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     sources: DataSources | None = None,
+    experts: ExpertShares | None = None,
     calibration_samples: int = 1280,
     task_samples: int = 200,
 ) -> DatasetsReport:
     """Writes calibration.jsonl, validation.jsonl, summarise.jsonl and classify.jsonl into a directory.
 
     Calibration samples come from what the embedded model was trained on, the others from held-out text; no
-    content is in two files. Any model's tokenizer will do: the files hold text.
+    content is in two files. The files hold text, for any model's tokenizer.
 
     Args:
         out: An existing directory.
         tokenizer: Counts the tokens for the report.
         sources: The user's own data in place of the built-in texts.
+        experts: Of a mixture: the built-in calibration text is drawn so that each gets its share of the tokens,
+            and one that does not is named in a warning.
         calibration_samples: Of the built-in calibration set: running text, a fifth of it task prompts with answers.
         task_samples: Of each built-in task at most.
 
@@ -98,7 +104,7 @@ def build_datasets(
             f"calibration_samples is {calibration_samples}: expected at least {FEWEST_CALIBRATION_SAMPLES}"
         )
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
-    datasets = _built_in(split_corpus(read_corpus()), calibration_samples, task_samples) | own
+    datasets = _built_in(split_corpus(read_corpus()), calibration_samples, task_samples, experts) | own
     origins = {name: getattr(sources, name) or "built in" for name in datasets}
     _check_disjoint(datasets, origins)
     report = {}
@@ -107,26 +113,32 @@ def build_datasets(
         tokens = _count_tokens(samples, tokenizer) if tokenizer else None
         report[name] = DataSet(f"{name}.jsonl", len(samples), tokens, origins[name])
         logger.info("%s: %d samples, %s", name, len(samples), origins[name])
-    return DatasetsReport(report)
+    return DatasetsReport(report, _coverage(datasets["calibration"], experts) if experts else None)
 
 
-def _built_in(splits: Splits, calibration_samples: int, task_samples: int) -> dict[str, list[Sample]]:
+def _built_in(
+    splits: Splits, calibration_samples: int, task_samples: int, experts: ExpertShares | None
+) -> dict[str, list[Sample]]:
     classify, summarise = held_out_examples(splits, task_samples)
     return {
-        "calibration": _calibration(splits.train, calibration_samples),
+        "calibration": _calibration(splits.train, calibration_samples, experts),
         "validation": [TextSample(text) for text in documents(splits.validation)],
         "summarise": [SummariseSample(example.prompt, example.answer) for example in summarise],
         "classify": [ClassifySample(example.prompt, example.choices, example.answer) for example in classify],
     }
 
 
-def _calibration(sections: Sequence[Section], samples: int) -> list[Sample]:
-    """Pieces of running text, and between them task prompts with their answers, both evenly drawn."""
+def _calibration(sections: Sequence[Section], samples: int, experts: ExpertShares | None) -> list[Sample]:
+    """Pieces of running text and task prompts with their answers, evenly drawn, then exchanged to cover experts."""
     of_tasks = round(samples * _CALIBRATION_TASK_SHARE)
     texts = [piece for text in documents(sections) for piece in pieces(text, _CALIBRATION_CHARACTERS)]
     examples = balanced(classify_examples(sections), of_tasks // 8)
     examples += balanced(summarise_examples(sections), of_tasks // 8)
-    chosen = _evenly(texts, samples - of_tasks) + [_as_text(example) for example in examples]
+    drawn = _evenly(range(len(texts)), samples - of_tasks)
+    of_examples = [_as_text(example) for example in examples]
+    if experts:
+        drawn = experts.covering(texts, drawn, of_examples)
+    chosen = [texts[index] for index in drawn] + of_examples
     unique = {content(sample): sample for sample in map(TextSample, chosen)}
     if len(unique) < FEWEST_CALIBRATION_SAMPLES:
         raise InputError(
@@ -139,6 +151,16 @@ def _evenly(items: Sequence[_T], count: int) -> list[_T]:
     """At most so many of the items, at equal distances."""
     count = min(count, len(items))
     return [items[index * len(items) // count] for index in range(count)]
+
+
+def _coverage(samples: Sequence[Sample], experts: ExpertShares) -> Coverage:
+    coverage = experts.coverage([text_of(sample) for sample in samples])
+    for layer, expert in coverage.starved:
+        logger.warning(
+            "calibration: expert %d of layer %d is starved, %d tokens reach it; give more text, or other",
+            expert, layer, coverage.tokens[layer][expert],
+        )  # fmt: skip
+    return coverage
 
 
 def _as_text(example: Example) -> str:
@@ -175,5 +197,5 @@ def _check_disjoint(datasets: dict[str, list[Sample]], origins: dict[str, str]) 
 
 
 def _count_tokens(samples: Iterable[Sample], tokenizer: "PreTrainedTokenizerBase") -> int:
-    texts = [sample.text if isinstance(sample, TextSample) else sample.prompt for sample in samples]
+    texts = [text_of(sample) for sample in samples]
     return sum(len(tokens) for tokens in tokenizer(texts, verbose=False)["input_ids"])

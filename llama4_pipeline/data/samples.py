@@ -80,6 +80,17 @@ def content(sample: Sample) -> str:
     return " ".join((sample.text if isinstance(sample, TextSample) else sample.prompt).split())
 
 
+def text_of(sample: Sample) -> str:
+    """What a model is meant to see of a sample: a task's prompt stands before its answer."""
+    match sample:
+        case TextSample():
+            return sample.text
+        case SummariseSample():
+            return f"{sample.prompt} {sample.reference}"
+        case ClassifySample():
+            return f"{sample.prompt} {sample.answer}"
+
+
 def _record(sample: Sample) -> dict[str, Any]:
     match sample:
         case TextSample():

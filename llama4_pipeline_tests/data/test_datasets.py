@@ -1,11 +1,14 @@
 """The built-in data sets are large enough and disjoint; the user's own take their place."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llama4_pipeline.data.corpus import Splits
+from llama4_pipeline.data.coverage import ExpertShares
 from llama4_pipeline.data.datasets import DatasetsReport, DataSources, build_datasets
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample, content, read_samples
 from llama4_pipeline.data.tasks import classify_examples, summarise_examples
@@ -57,6 +60,29 @@ def test_the_same_files_every_time(built: tuple[Path, DatasetsReport], tmp_path:
     build_datasets(tmp_path)
     for name in _NAMES:
         assert (tmp_path / f"{name}.jsonl").read_bytes() == (built[0] / f"{name}.jsonl").read_bytes()
+
+
+class OneExpertForZip:
+    """Every token goes to the first of two experts, but for texts about zip files."""
+
+    experts = ((0, 0), (0, 1))
+
+    def count(self, texts: Sequence[str]) -> np.ndarray:
+        return np.array([[10, 10 if "zip" in text.lower() else 0] for text in texts])
+
+
+def test_calibration_is_drawn_to_reach_every_expert(
+    tmp_path: Path, built: tuple[Path, DatasetsReport], caplog: pytest.LogCaptureFixture
+):
+    usual = read_samples(built[0] / "calibration.jsonl")
+    reach = OneExpertForZip()
+    [_, reached] = reach.count([content(sample) for sample in usual]).sum(0) / (10 * len(usual))
+    report = build_datasets(tmp_path, experts=ExpertShares(reach, least=1.1 * reached))
+    assert report.datasets["calibration"].samples == len(usual)
+    assert report.coverage is not None and report.coverage.starved == ()
+    assert "starved" not in caplog.text
+    build_datasets(tmp_path, experts=ExpertShares(reach, least=0.45))
+    assert "calibration: expert 1 of layer 0 is starved" in caplog.text
 
 
 def test_own_validation_text(tmp_path: Path):

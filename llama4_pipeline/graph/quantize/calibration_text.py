@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from llama4_pipeline.data.samples import ClassifySample, Sample, SummariseSample, TextSample, read_samples
+from llama4_pipeline.data.samples import read_samples, text_of
 from llama4_pipeline.graph.quantize.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def read_calibration(source: str | Path, tokenizer: "PreTrainedTokenizerBase") -
         InputError: the source is missing, empty, or has a bad row.
     """
     sequences = [
-        np.asarray(tokenizer(_text(sample), verbose=False)["input_ids"], np.int64)
+        np.asarray(tokenizer(text_of(sample), verbose=False)["input_ids"], np.int64)
         for sample in read_samples(source)
     ]
     pieces = (
@@ -34,13 +34,3 @@ def read_calibration(source: str | Path, tokenizer: "PreTrainedTokenizerBase") -
         for start in range(0, len(sequence), _LONGEST)
     )
     return Calibration(tuple(piece for piece in pieces if len(piece) > 1))
-
-
-def _text(sample: Sample) -> str:
-    match sample:
-        case SummariseSample():
-            return f"{sample.prompt} {sample.reference}"
-        case ClassifySample():
-            return f"{sample.prompt} {sample.answer}"
-        case TextSample():
-            return sample.text
