@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -75,12 +75,36 @@ class DataPlan(BaseModel):
 
 
 class QuantizationPlan(BaseModel):
-    """The method that makes each precision; None is the pipeline's choice for the model."""
+    """How the weights of a model are rounded.
+
+    Attributes:
+        int8: The method of the precision; None is the pipeline's choice for the model.
+        int4: Likewise.
+        compare: Pairs such as "int4 gptq" that are judged beside each other, for trained weights.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     int8: StrictStr | None = None
     int4: StrictStr | None = None
+    compare: tuple[StrictStr, ...] = ()
+
+    @field_validator("compare")
+    @classmethod
+    def _check_compared(cls, compared: tuple[str, ...]) -> tuple[str, ...]:
+        known = [f"{precision} {name}" for name, terms in METHODS.items() for precision in terms.precisions]
+        if unknown := set(compared) - set(known):
+            raise ValueError(f"pairs of precision and method, {', '.join(known)}, not {unknown.pop()!r}")
+        return compared
+
+    def methods_of(self, stage: str) -> tuple[str, ...]:
+        """Names of the methods that are known to make something in a stage."""
+        made = {
+            "int8_graph": (self.int8,),
+            "int4_graph": (self.int4,),
+            "quantization_tradeoff": tuple(pair.split()[1] for pair in self.compare),
+        }
+        return tuple(method for method in made.get(stage, ()) if method)
 
     @field_validator("int8", "int4")
     @classmethod
@@ -149,12 +173,17 @@ class ModelSpec(BaseModel):
             source=self.source.partition(":")[0],
             dtype=self.dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
-            trained_stages=tuple(
-                f"{precision}_graph" for precision, method in self.quantization if method == QAT
-            ),
-            asked_for_routing=self.is_run_for_quantization,
+            trained=QAT in self.quantization.methods_of(stage),
+            run=stage in self._run_stages(),
         )
         return needs(demand, stage)
+
+    def _run_stages(self) -> Iterator[str]:
+        """Those that run the whole model in float32 over many texts."""
+        if self.is_run_for_quantization:
+            yield "datasets"
+        if self.has_trained_weights and self.quantization.compare:
+            yield "quantization_tradeoff"
 
     @field_validator("source")
     @classmethod

@@ -11,6 +11,7 @@ from llama4_pipeline.assets.optimize import optimized_graph
 from llama4_pipeline.assets.quantize import fp16_graph, int4_graph, int8_graph
 from llama4_pipeline.assets.report import benchmark_table, report
 from llama4_pipeline.assets.simplify import simplified_graph
+from llama4_pipeline.assets.tradeoff import quantization_tradeoff
 from llama4_pipeline.assets.validate import validated_graph
 from llama4_pipeline.orchestration.executors import chosen_executor
 from llama4_pipeline.orchestration.jobs import pipeline_job, rebenchmark_job
@@ -30,6 +31,7 @@ defs = dg.Definitions(
         fp16_graph,
         int8_graph,
         int4_graph,
+        quantization_tradeoff,
         benchmarks,
         benchmark_table,
         report,

@@ -56,16 +56,16 @@ class Demand:
         source: "trained", "random", "hub" or "local".
         dtype: What its checkpoint is stored in.
         cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
-        trained_stages: Stages that train the model beside its float original.
-        asked_for_routing: Whether the data sets are drawn by what the model's routers choose.
+        trained: Whether a conversion trains the model beside its float original.
+        run: Whether the stage runs the whole model in float32 over texts.
     """
 
     architecture: Architecture
     source: str
     dtype: str
     cached_tokens: int
-    trained_stages: tuple[str, ...] = ()
-    asked_for_routing: bool = False
+    trained: bool = False
+    run: bool = False
 
 
 def needs(demand: Demand, stage: str) -> Needs:
@@ -108,10 +108,10 @@ def _memory(demand: Demand, stage: str) -> float:
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
-    if stage in demand.trained_stages:
+    if demand.trained:
         return _PROCESS_BYTES + parameters * (_TRAINING_BYTES + _GRAPH_BYTES)
-    if stage == "datasets" and demand.asked_for_routing and _expert_stacks(demand.architecture):
-        return _PROCESS_BYTES + parameters * _GRAPH_BYTES
+    if demand.run:
+        return whole_validation_bytes(demand.architecture)
     if stage == "pytorch_baseline":
         return _PROCESS_BYTES + stored + cache
     if (

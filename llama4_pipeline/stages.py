@@ -128,6 +128,10 @@ def _default_int4(model: "ModelSpec") -> str:
     return "mixed" if model.is_run_for_quantization else "k_quant"
 
 
+def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:
+    return {"compare": list(model.quantization.compare) if model.has_trained_weights else []}
+
+
 def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {
         "model": model.name,
@@ -242,6 +246,16 @@ _STAGES = (
         group="quantization",
     ),
     Stage(
+        "quantization_tradeoff",
+        "What every method of quantization that the model's plan compares loses, against what its graph weighs.",
+        build="llama4_pipeline.builders.tradeoff:build",
+        inputs=("checkpoint", "datasets", "optimized_graph"),
+        libraries=("torch", "transformers", "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
+        parameters=_compare,
+        group="quantization",
+        kinds=("onnx", "onnxruntime"),
+    ),
+    Stage(
         "benchmarks",
         "Every engine measured on this machine, each in a process of its own: speed, memory, size, quality.",
         build="llama4_pipeline.builders.benchmark:build",
@@ -276,7 +290,7 @@ _STAGES = (
         "report",
         "One self-contained page: the table, the plots, and how the graph got there.",
         build="llama4_pipeline.builders.report:build_page",
-        inputs=("benchmarks", "benchmark_table", "int4_graph"),
+        inputs=("benchmarks", "benchmark_table", "int4_graph", "quantization_tradeoff"),
         libraries=("pandas", "matplotlib", "jinja2"),
         parameters=_present,
         group="report",

@@ -249,6 +249,9 @@ def test_data_and_methods_of_a_model(user_file: Path) -> None:
     assert model.data.validation == str(user_file.parent / "texts" / "held-out.jsonl")
     assert model.data.calibration == "datasets:wiki:train"
     assert (model.quantization.int8, model.quantization.int4) == (None, "qat")
+    user_file.write_text(table.replace('int4 = "qat"', 'compare = ["int8 gptq", "int4 qdq-static"]'))
+    with pytest.raises(InputError, match=r"quantization.compare .*not 'int4 qdq-static'"):
+        load_catalog(user_file)
     user_file.write_text(table.replace("qat", "qdq-static"))
     with pytest.raises(InputError, match=r"quantization.int4 is 'qdq-static', expected one of rtn, k_quant"):
         load_catalog(user_file)

@@ -71,3 +71,8 @@ def test_training_for_a_precision_needs_the_model_five_times() -> None:
     trained = plain.model_copy(update={"quantization": QuantizationPlan(int4="qat")})
     assert trained.needs("int8_graph") == plain.needs("int8_graph")
     assert trained.needs("int4_graph").memory_bytes == pytest.approx(1.014e9 * 20 + GIB, rel=0.01)
+    plan = QuantizationPlan(compare=("int4 rtn", "int4 qat"))
+    compared = plain.model_copy(update={"quantization": plan, "source": "local:here"})
+    assert compared.needs("quantization_tradeoff").memory_bytes == trained.needs("int4_graph").memory_bytes
+    assert compared.needs("datasets").memory_bytes == pytest.approx(1.014e9 * 8 + GIB, rel=0.01)
+    assert plain.needs("datasets").memory_bytes == GIB

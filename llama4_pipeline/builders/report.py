@@ -1,12 +1,16 @@
 """The table and the page."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.builders.measurements import measured_on, read_measurements
 from llama4_pipeline.builders.notes import NOTES
+from llama4_pipeline.builders.tradeoff import RESULTS
+
+if TYPE_CHECKING:
+    from llama4_pipeline.report.plots import Picture
 
 
 def build_table(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -31,7 +35,8 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
     """Writes the report as one page, and its plots as pictures for the asset's page.
 
     Args:
-        inputs: `benchmarks` and `int4_graph`, whose sensitivities are drawn if it measured any.
+        inputs: `benchmarks`, `int4_graph`, whose sensitivities are drawn if it measured any, and
+            `quantization_tradeoff`.
         parameters: `model` and `trained`.
         out: The directory to fill.
 
@@ -41,26 +46,37 @@ def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: P
     from llama4_pipeline.report.html import render_page
     from llama4_pipeline.report.plots import PLOTS, to_png
     from llama4_pipeline.report.rows import table_rows
-    from llama4_pipeline.report.sensitivity import draw_sensitivity
 
-    note = inputs["int4_graph"] / NOTES / "sensitivity.json"
-    sensitivity = draw_sensitivity(json.loads(note.read_bytes())) if note.is_file() else None
+    pictures = list(_pictures(inputs))
     measurements = read_measurements(inputs["benchmarks"])
     page = render_page(
         measurements,
         command=f"llama4-pipeline run --model {parameters['model']}",
         measured_on=measured_on(inputs["benchmarks"]),
         random_weights=random_weights(parameters),
-        sensitivity=sensitivity,
+        pictures=pictures,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
     rows = table_rows(measurements, random_weights(parameters))
     drawn = {plot.name: figure for plot in PLOTS if (figure := plot.draw(rows)) is not None}
-    if sensitivity is not None:
-        drawn["sensitivity"] = sensitivity
+    drawn |= {picture.name: picture.figure for picture in pictures}
     for name, figure in drawn.items():
         (out / f"{name}.png").write_bytes(to_png(figure))
     return {"plots": list(drawn)}
+
+
+def _pictures(inputs: Mapping[str, Path]) -> Iterator["Picture"]:
+    """Of the quantization, as far as something was measured."""
+    from llama4_pipeline.metrics.tradeoff import read_results
+    from llama4_pipeline.report import sensitivity, tradeoff
+    from llama4_pipeline.report.plots import Picture
+
+    note = inputs["int4_graph"] / NOTES / "sensitivity.json"
+    results = {"": read_results(inputs["quantization_tradeoff"] / RESULTS)}
+    if figure := tradeoff.draw_tradeoff(results):
+        yield Picture("tradeoff", tradeoff.TITLE, tradeoff.CAPTION, figure)
+    if note.is_file() and (figure := sensitivity.draw_sensitivity(json.loads(note.read_bytes()))):
+        yield Picture("sensitivity", sensitivity.TITLE, sensitivity.CAPTION, figure)
 
 
 def random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
 from llama4_pipeline.metrics.machine import Machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.claims import check_claims
-from llama4_pipeline.report.plots import PLOTS, row_color, to_svg
+from llama4_pipeline.report.plots import PLOTS, Picture, row_color, to_svg
 from llama4_pipeline.report.rows import Row, is_baseline, table_rows, tables
-from llama4_pipeline.report.sensitivity import CAPTION, TITLE
 from llama4_pipeline.units import format_bytes, format_number
 
 
@@ -31,7 +29,7 @@ def render_page(
     command: str,
     measured_on: datetime.date,
     random_weights: Collection[str] = (),
-    sensitivity: Figure | None = None,
+    pictures: Sequence[Picture] = (),
 ) -> str:
     """Renders the report on one model.
 
@@ -40,7 +38,7 @@ def render_page(
         command: what a person types to measure the same again.
         measured_on: the day of the measurements.
         random_weights: the model's name, if its weights are random.
-        sensitivity: as `draw_sensitivity` draws it.
+        pictures: shown behind those of the table.
 
     Returns:
         HTML without references to anything outside it.
@@ -59,7 +57,7 @@ def render_page(
         fastest=_fastest(rows),
         highlights=_highlights(rows),
         tables=tables(rows),
-        plots=_plots(rows, sensitivity),
+        plots=_plots(rows, pictures),
         claims=check_claims(rows),
         random_weights=rows[0].random_weights,
         settings=_settings(measurements[0]),
@@ -99,10 +97,10 @@ def _highlights(rows: Sequence[Row]) -> list[_Highlight]:
     return found
 
 
-def _plots(rows: Sequence[Row], sensitivity: Figure | None) -> list[tuple[str, str, Markup]]:
+def _plots(rows: Sequence[Row], pictures: Sequence[Picture]) -> list[tuple[str, str, Markup]]:
     """Title, caption and drawing of every picture that there is something to draw for."""
     drawn = [(plot.title, plot.caption, plot.draw(rows)) for plot in PLOTS]
-    drawn.append((TITLE, CAPTION, sensitivity))
+    drawn += [(picture.title, picture.caption, picture.figure) for picture in pictures]
     return [
         (title, caption, Markup(to_svg(figure))) for title, caption, figure in drawn if figure is not None
     ]

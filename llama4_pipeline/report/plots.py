@@ -59,6 +59,16 @@ class Plot:
     draw: Callable[[Sequence[Row]], Figure | None]
 
 
+@dataclass(frozen=True)
+class Picture:
+    """One picture that was drawn, of something else than the rows of the table."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+
 def latency(rows: Sequence[Row]) -> Figure | None:
     """Time per token by engine: mark at p50, stroke at p90, line to p99; greedy, and paler below it sampling."""
     ranges = [

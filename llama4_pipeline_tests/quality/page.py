@@ -1,7 +1,7 @@
 """The page with the tables."""
 
 import datetime
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from tabulate import tabulate
@@ -10,11 +10,12 @@ from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.graph.quantize import FALLBACK, MINIMUM_TOKENS
 from llama4_pipeline.methods import METHODS
 from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.metrics.tradeoff import MethodResult
 from llama4_pipeline.report.plots import to_png
+from llama4_pipeline.report.tradeoff import draw_tradeoff
 from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.quality.bounds import DEFAULTS, LARGEST_LOSS, LARGEST_SHARE_OF_RTN
-from llama4_pipeline_tests.quality.measure import CATALOG, Row
-from llama4_pipeline_tests.quality.picture import draw_tradeoff
+from llama4_pipeline_tests.quality.measure import CATALOG, Compared
 from llama4_pipeline_tests.quality.sizes import LARGEST_SHARE, MODEL
 
 _HEADS = (
@@ -29,7 +30,7 @@ _HEAD = """# What quantization costs
 it exits 1 where a bound below is missed. It trains what is not yet trained in the pipeline's store, quantizes each
 model by every method, and judges each graph on held-out text and the two tasks, beside PyTorch float32.
 
-- **size**: `model.onnx` and its data.
+- **size**: `model.onnx` and its data, which in so small a model is in good part padding to pages.
 - **loss**: increase of perplexity over PyTorch float32, with the standard error of the paired difference.
 - **KL, top-1**: mean divergence from PyTorch's predictions, and positions where both prefer the same token.
 - **rerouted**: choices of an expert, by token and layer, that are not PyTorch's.
@@ -64,7 +65,7 @@ An expert that fewer than {minimum} calibration tokens reach is quantized by `{f
 """
 
 
-def write_page(page: Path, measured: Mapping[str, Sequence[Row]], sizes: Mapping[str, float]) -> None:
+def write_page(page: Path, measured: Mapping[str, Compared], sizes: Mapping[str, float]) -> None:
     """Writes the page of all models anew."""
     machine = describe_machine()
     head = _HEAD.format(
@@ -74,25 +75,27 @@ def write_page(page: Path, measured: Mapping[str, Sequence[Row]], sizes: Mapping
         memory=machine.memory_bytes / (1 << 30),
         onnxruntime=machine.libraries["onnxruntime"],
     )
-    models = [_model(rows) for rows in measured.values()]
+    models = [_model(model, each) for model, each in measured.items()]
     methods = "\n".join(map(_method, METHODS))
     tail = _TAIL.format(
         bounds=_bounds(sizes), methods=methods, minimum=MINIMUM_TOKENS, fallback=FALLBACK.name
     )
     page.parent.mkdir(exist_ok=True)
-    page.with_suffix(".png").write_bytes(to_png(draw_tradeoff(measured)))
+    picture = draw_tradeoff({model: each.rows for model, each in measured.items()})
+    assert picture is not None
+    page.with_suffix(".png").write_bytes(to_png(picture))
     page.write_text("".join([head, *models, tail]))
 
 
-def _model(rows: Sequence[Row]) -> str:
-    quality = rows[0].quality
+def _model(model: str, compared: Compared) -> str:
+    quality = compared.rows[0].quality
     return _MODEL.format(
-        model=rows[0].model,
-        description=find_model(rows[0].model, load_catalog(CATALOG)).description,
+        model=model,
+        description=find_model(model, load_catalog(CATALOG)).description,
         tokens=quality.tokens,
         classifications=quality.classifications,
         summaries=quality.summaries,
-        table=table(rows),
+        table=table(compared),
     )
 
 
@@ -124,18 +127,19 @@ def _bounds(sizes: Mapping[str, float]) -> str:
     )
 
 
-def table(rows: Sequence[Row]) -> str:
+def table(compared: Compared) -> str:
     """The rows of one model in Markdown."""
-    return tabulate([_cells(row) for row in rows], _HEADS, "github", disable_numparse=True)
+    cells = [_cells(row, compared.seconds[row.name]) for row in compared.rows]
+    return tabulate(cells, _HEADS, "github", disable_numparse=True)
 
 
-def _cells(row: Row) -> tuple[str, ...]:
+def _cells(row: MethodResult, seconds: float | None) -> tuple[str, ...]:
     quality = row.quality
     default = DEFAULTS.get(row.precision) == row.method
     return (
         row.precision,
         f"**{row.method}**" if default else row.method,
-        format_bytes(row.bytes),
+        format_bytes(row.model_bytes),
         _with_error(quality.perplexity, quality.perplexity_stderr, ".3f"),
         _with_error(100 * row.loss, 100 * (quality.perplexity_ratio_stderr or 0), "+.3f", "%"),
         f"{format_number(quality.kl_divergence or 0)} ± {format_number(quality.kl_stderr or 0)}",
@@ -143,7 +147,7 @@ def _cells(row: Row) -> tuple[str, ...]:
         "-" if quality.expert_change_share is None else f"{quality.expert_change_share:.2%}",
         _with_error(quality.accuracy, quality.accuracy_stderr, ".3f"),
         _with_error(quality.rougeL, quality.rougeL_stderr, ".3f"),
-        f"{row.seconds:.0f}",
+        "-" if seconds is None else f"{seconds:.0f}",
     )
 
 

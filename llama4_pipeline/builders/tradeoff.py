@@ -1,0 +1,62 @@
+"""The methods of quantization beside each other."""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llama4_pipeline.builders.notes import note
+from llama4_pipeline.builders.quantize import build as quantize
+
+RESULTS = "methods.json"
+
+
+def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Quantizes in every way that the model's plan compares, and judges each graph on held-out text and tasks.
+
+    Args:
+        inputs: `checkpoint`, `datasets` and `optimized_graph`.
+        parameters: `compare`, pairs such as "int4 gptq".
+        out: The directory to fill.
+
+    Returns:
+        Size, loss and seconds by precision and method; nothing where nothing is to be compared.
+    """
+    from llama4_pipeline.metrics.tradeoff import compare_methods, write_results
+    from llama4_pipeline.report.plots import to_png
+    from llama4_pipeline.report.tradeoff import draw_tradeoff
+
+    results, seconds = [], {}
+
+    def make(precision: str, method: str, directory: Path) -> None:
+        start = time.monotonic()
+        quantize(inputs, {"precision": precision, "method": method}, directory)
+        seconds[f"{precision} {method}"] = time.monotonic() - start
+
+    if parameters["compare"]:
+        data = {
+            name: inputs["datasets"] / f"{name}.jsonl" for name in ("validation", "summarise", "classify")
+        }
+        with tempfile.TemporaryDirectory(dir=out, prefix=".scratch-") as scratch:
+            results = compare_methods(
+                inputs["optimized_graph"],
+                inputs["checkpoint"],
+                data,
+                [(precision, method) for precision, method in map(str.split, parameters["compare"])],
+                make,
+                Path(scratch),
+            )
+    write_results(results, out / RESULTS)
+    if picture := draw_tradeoff({"": results}):
+        note(out, "tradeoff.png", to_png(picture))
+    return {
+        "methods": {
+            row.name: {
+                "bytes": row.model_bytes,
+                "perplexity_increase": row.loss,
+                "seconds": seconds.get(row.name),
+            }
+            for row in results
+        }
+    }

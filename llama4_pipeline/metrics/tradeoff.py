@@ -1,0 +1,121 @@
+"""What methods of quantization lose and what they weigh: each makes its graph, the graph is judged and thrown away."""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
+from llama4_pipeline.llama4.tokenizer import load_tokenizer
+from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
+from llama4_pipeline.metrics.expert_changes import expert_change_share
+from llama4_pipeline.runtime.decoder import Decoder
+from llama4_pipeline.runtime.engines import open_decoder
+
+FLOAT = ("fp32", "float32")
+"""Precision and method of the graph that the others are made from."""
+_logger = logging.getLogger(__name__)
+
+
+class MethodResult(BaseModel):
+    """One graph."""
+
+    model_config = ConfigDict(frozen=True)
+
+    precision: str
+    method: str
+    """A name of `methods.METHODS`, or "float32"."""
+    model_bytes: int
+    """Of model.onnx and its data."""
+    weight_bytes: int
+    """Of the weights and their scales alone: a small model's file is in good part padding to pages."""
+    quality: QualityResult
+    """On held-out text and tasks, beside PyTorch float32."""
+
+    @property
+    def name(self) -> str:
+        """As a catalog's `quantization.compare` spells it."""
+        return f"{self.precision} {self.method}"
+
+    @property
+    def loss(self) -> float:
+        """Relative increase of perplexity over PyTorch float32."""
+        assert self.quality.perplexity_ratio is not None
+        return self.quality.perplexity_ratio - 1
+
+
+def compare_methods(
+    graph: Path,
+    checkpoint: Path,
+    data: Mapping[str, Path],
+    pairs: Iterable[tuple[str, str]],
+    quantize: Callable[[str, str, Path], object],
+    scratch: Path,
+) -> list[MethodResult]:
+    """Judges a fused float graph and its quantized forms on the same text and tasks.
+
+    Args:
+        graph: directory of the float graph; it is the first row.
+        checkpoint: what it was made from.
+        data: sources by name, as in `evaluate`.
+        pairs: (precision, method) of the rows behind it.
+        quantize: writes the graph of (precision, method) into an empty directory.
+        scratch: where a quantized graph stands while it is judged.
+    """
+    tokenizer = load_tokenizer(checkpoint)
+    documents = text_documents(tokenizer, data)
+    reference = _Remembered(open_decoder("pytorch", checkpoint=checkpoint))
+
+    def judge(precision: str, method: str, directory: Path) -> MethodResult:
+        quality = evaluate(open_decoder("onnxruntime", graph=directory), tokenizer, data, reference)
+        share = expert_change_share(checkpoint, directory, documents)
+        result = MethodResult(
+            precision=precision,
+            method=method,
+            model_bytes=sum(file.stat().st_size for file in directory.glob("model.onnx*")),
+            weight_bytes=initializer_bytes(load_graph(directory).graph),
+            quality=quality.model_copy(update={"expert_change_share": share}),
+        )
+        _logger.info("%s: perplexity %+.3f%%", result.name, 100 * result.loss)
+        return result
+
+    results = [judge(*FLOAT, graph)]
+    for precision, method in pairs:
+        out = scratch / f"{precision}-{method}"
+        out.mkdir(parents=True)
+        quantize(precision, method, out)
+        results.append(judge(precision, method, out))
+        shutil.rmtree(out)
+    return results
+
+
+def write_results(results: Iterable[MethodResult], file: Path) -> None:
+    """Writes rows as JSON that `read_results` reads."""
+    file.write_text(json.dumps([result.model_dump(mode="json") for result in results], indent=1))
+
+
+def read_results(file: Path) -> list[MethodResult]:
+    """Reads what `write_results` wrote."""
+    return [MethodResult.model_validate(row) for row in json.loads(file.read_bytes())]
+
+
+class _Remembered:
+    """An engine that is asked the same again and again: what it said to a fresh cache is kept."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._said: dict[tuple[bytes, str], np.ndarray] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._decoder, name)
+
+    def forward(self, input_ids: np.ndarray, *arguments: Any, **keywords: Any) -> np.ndarray:
+        key = (input_ids.tobytes(), str(keywords))
+        if key not in self._said:
+            self._said[key] = self._decoder.forward(input_ids, *arguments, **keywords)
+        return self._said[key]
