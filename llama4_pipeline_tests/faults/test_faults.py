@@ -48,7 +48,7 @@ def test_two_runs_at_once_and_ten_kills(dagster: DagsterProcesses, tmp_path: Pat
             assert dagster.wait_for(run_id, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, dagster.failures(
                 run_id
             )
-        assert _built(dagster, two) == Counter(STAGES), "of two runs at once, one made each stage"
+        assert _built(dagster, two) == Counter(STAGES.keys()), "of two runs at once, one made each stage"
         assert store.verify() == {}
         tried.append(f"two runs of {MODEL} at once: each of {len(STAGES)} stages made once")
 
