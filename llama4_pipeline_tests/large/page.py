@@ -19,6 +19,8 @@ one expert, whatever the depth of the model.
 `--no-weights` writes the graph alone; a directory with `config.json` is enough for it. `onnx.checker` and strict shape
 inference look at every graph before it is written.
 
+A whole run of the catalog's `7b`, benchmark and all: [seven-billion.md](seven-billion.md).
+
 ## Measured
 
 {date}, {cpu}, {cores} cores, {memory:.0f} GiB. Each command ran in a process of its own under a hard limit of
