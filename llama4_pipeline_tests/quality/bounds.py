@@ -1,6 +1,6 @@
 """What must hold of the rows of one model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from llama4_pipeline.metrics.tradeoff import FLOAT, MethodResult
 
@@ -21,7 +21,7 @@ def faults(rows: Sequence[MethodResult]) -> list[str]:
     ]
 
 
-def _losses(rows: Sequence[MethodResult] | Iterator[MethodResult]) -> Iterator[str]:
+def _losses(rows: Iterable[MethodResult]) -> Iterator[str]:
     for row in rows:
         bound = LARGEST_LOSS.get((row.precision, row.method))
         if bound is not None and row.loss > bound:

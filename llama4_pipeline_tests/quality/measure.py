@@ -3,8 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from llama4_pipeline.artifacts.location import artifacts_root
-from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.builders.tradeoff import RESULTS
 from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.device import find_device
@@ -35,7 +34,7 @@ class Compared:
 
 def measure_model(name: str) -> Compared:
     """One of `MODELS`, every method of its plan."""
-    model, store, device = find_model(name, load_catalog(CATALOG)), Store(artifacts_root()), find_device()
+    model, store, device = find_model(name, load_catalog(CATALOG)), open_store(), find_device()
     for stage in _STAGES:
         artifact = run_stage(STAGES[stage], model, store, device).artifact
     seconds = {name: each["seconds"] for name, each in artifact.facts["methods"].items()}
