@@ -5,17 +5,15 @@ import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
 from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
 from llama4_pipeline.metrics.expert_changes import expert_change_share
-from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.engines import open_decoder
+from llama4_pipeline.runtime.remembered import RememberedDecoder
 
 FLOAT = ("fp32", "float32")
 """Precision and method of the graph that the others are made from."""
@@ -69,7 +67,7 @@ def compare_methods(
     """
     tokenizer = load_tokenizer(checkpoint)
     documents = text_documents(tokenizer, data)
-    reference = _Remembered(open_decoder("pytorch", checkpoint=checkpoint))
+    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint))
 
     def judge(precision: str, method: str, directory: Path) -> MethodResult:
         quality = evaluate(open_decoder("onnxruntime", graph=directory), tokenizer, data, reference)
@@ -102,20 +100,3 @@ def write_results(results: Iterable[MethodResult], file: Path) -> None:
 def read_results(file: Path) -> list[MethodResult]:
     """Reads what `write_results` wrote."""
     return [MethodResult.model_validate(row) for row in json.loads(file.read_bytes())]
-
-
-class _Remembered:
-    """An engine that is asked the same again and again: what it said to a fresh cache is kept."""
-
-    def __init__(self, decoder: Decoder) -> None:
-        self._decoder = decoder
-        self._said: dict[tuple[bytes, str], np.ndarray] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._decoder, name)
-
-    def forward(self, input_ids: np.ndarray, *arguments: Any, **keywords: Any) -> np.ndarray:
-        key = (input_ids.tobytes(), str(keywords))
-        if key not in self._said:
-            self._said[key] = self._decoder.forward(input_ids, *arguments, **keywords)
-        return self._said[key]

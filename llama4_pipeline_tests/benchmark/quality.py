@@ -8,8 +8,8 @@ import numpy as np
 from pydantic import BaseModel, TypeAdapter
 
 from llama4_pipeline.metrics.divergence import measure_divergence
-from llama4_pipeline.runtime.decoder import UNLIMITED
 from llama4_pipeline.runtime.engines import find_engine, open_decoder
+from llama4_pipeline.runtime.remembered import RememberedDecoder
 from llama4_pipeline_tests.benchmark.record import Quality
 
 TOKENS = 256
@@ -31,7 +31,7 @@ RESULTS = TypeAdapter(dict[str, Quality])
 def judge(request: QualityRequest) -> dict[str, Quality]:
     """Compares each engine with PyTorch in float32 on the same tokens, drawn from the vocabulary."""
     common = {"threads": request.threads, "device": request.device}
-    reference = Remembered(open_decoder("pytorch", checkpoint=request.checkpoint, **common))
+    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=request.checkpoint, **common))
     tokens = np.random.default_rng(0).integers(0, reference.vocab_size, TOKENS)
     results = {}
     for key, (engine, path) in request.judged.items():
@@ -48,24 +48,6 @@ def judge(request: QualityRequest) -> dict[str, Quality]:
         )
         decoder.close()
     return results
-
-
-class Remembered:
-    """A decoder that computes one window once, since every engine is held against the same."""
-
-    def __init__(self, decoder) -> None:
-        self.engine, self.vocab_size = decoder.engine, decoder.vocab_size
-        self.max_context = min(decoder.max_context, UNLIMITED)
-        self._decoder, self._logits = decoder, None
-
-    def reset(self) -> None:
-        """Nothing is kept but the answer."""
-
-    def forward(self, input_ids, attention_mask=None, logits_to_keep=0):
-        if self._logits is None:
-            self._decoder.reset()
-            self._logits = self._decoder.forward(input_ids, attention_mask, logits_to_keep)
-        return self._logits
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llama4_pipeline.runtime.engines import open_decoder
+from llama4_pipeline.runtime.remembered import RememberedDecoder
+
+
+class Counted:
+    """Counts what reaches an engine."""
+
+    def __init__(self, decoder) -> None:
+        self._decoder, self.calls = decoder, 0
+
+    def __getattr__(self, name: str):
+        return getattr(self._decoder, name)
+
+    def forward(self, *arguments, **keywords) -> np.ndarray:
+        self.calls += 1
+        return self._decoder.forward(*arguments, **keywords)
+
+
+def test_the_same_question_is_computed_once_and_only_from_a_fresh_cache(tiny_random_checkpoint: Path) -> None:
+    plain = open_decoder("pytorch", checkpoint=tiny_random_checkpoint)
+    counted = Counted(plain)
+    remembered = RememberedDecoder(counted)
+    first, second = np.array([[5, 6, 7]]), np.array([[5, 6, 8]])
+    for tokens, kept, calls in ((first, 0, 1), (second, 0, 2), (first, 0, 2), (first, 1, 3)):
+        remembered.reset()
+        said = remembered.forward(tokens, logits_to_keep=kept)
+        assert counted.calls == calls
+        plain.reset()
+        assert np.array_equal(said, plain.forward(tokens, logits_to_keep=kept))
+    with pytest.raises(RuntimeError, match="reset it before each forward"):
+        remembered.forward(second)
