@@ -46,6 +46,7 @@ class ExpertShares:
         self._reach, self._least = reach, least
         layers = [layer for layer, _ in reach.experts]
         self._same_layer = np.equal.outer(layers, layers)
+        self._counted: dict[str, np.ndarray] = {}
 
     def coverage(self, texts: Sequence[str]) -> Coverage:
         """Counts the tokens of texts."""
@@ -89,7 +90,11 @@ class ExpertShares:
         return sorted(inside.tolist())
 
     def _count(self, texts: Sequence[str]) -> np.ndarray:
-        return np.asarray(self._reach.count(texts), dtype=np.int64)
+        new = [text for text in dict.fromkeys(texts) if text not in self._counted]
+        if new:
+            self._counted.update(zip(new, np.asarray(self._reach.count(new), dtype=np.int64), strict=True))
+        counts = np.array([self._counted[text] for text in texts], dtype=np.int64)
+        return counts.reshape(len(texts), len(self._reach.experts))
 
     def _wanted(self, totals: np.ndarray) -> np.ndarray:
         return self._least * (self._same_layer @ totals)
