@@ -33,6 +33,7 @@ def s3_server() -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", endpoint.rpartition(":")[2]]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     os.environ |= settings
+    _forget_other_servers()
     try:
         _wait_for(endpoint)
         _make_bucket()
@@ -42,6 +43,7 @@ def s3_server() -> Iterator[str]:
             os.environ.pop(name)
             if value is not None:
                 os.environ[name] = value
+        _forget_other_servers()
         server.kill()
         server.wait()
 
@@ -56,6 +58,13 @@ def _wait_for(endpoint: str) -> None:
         else:
             return
     raise TimeoutError(f"no S3 server at {endpoint}")
+
+
+def _forget_other_servers() -> None:
+    """s3fs keeps its connections by what it was given, which the address in the environment is no part of."""
+    from s3fs import S3FileSystem
+
+    S3FileSystem.clear_instance_cache()
 
 
 def _make_bucket() -> None:
