@@ -240,6 +240,10 @@ class Store:
             return pointer.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise InputError(
+                f"{pointer} cannot be read ({error.strerror}): put right what stands there"
+            ) from error
 
     def _write_pointer(self, recipe: Recipe, pointer: Path) -> None:
         scratch = scratch_name(self._directory(recipe))

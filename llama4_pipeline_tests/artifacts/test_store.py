@@ -39,6 +39,14 @@ def never(out: Path) -> Mapping[str, Any]:
     raise AssertionError("was made again")
 
 
+def test_a_file_where_a_stage_belongs_is_named(tmp_path: Path):
+    shelf = tmp_path / "tiny" / "int8_graph"
+    shelf.parent.mkdir()
+    shelf.write_text("not a directory")
+    with pytest.raises(InputError, match=r"tiny/int8_graph/latest.json cannot be read \(Not a directory\)"):
+        Store(tmp_path).input_of("tiny", "int8_graph")
+
+
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "artifacts")
