@@ -14,7 +14,7 @@ from llama4_pipeline.graph.quantize.scheme import Quantised, Scheme, to_blocks
 from llama4_pipeline.graph.quantize.statistics import Statistics
 
 _REFINEMENTS = 2
-_BATCH = 64  # inputs whose errors are collected before they are handed to the rest in one product
+_BATCH = 32  # inputs whose errors are collected before they are handed to the rest in one product
 
 
 class Gptq:
@@ -22,7 +22,7 @@ class Gptq:
 
     name = "gptq"
     needs_calibration = True
-    piece_weights = 1 << 19
+    piece_weights = 1 << 20
 
     def quantize(self, weight: np.ndarray, scheme: Scheme, statistics: Statistics | None = None) -> Quantised:
         """Quantises rows of a float32 [N, K] matrix."""
@@ -68,7 +68,10 @@ def fit_scales_to_outputs(
     products = np.empty((len(weight), len(starts), len(starts)), np.float32)
     for place, start in enumerate(starts):
         block = slice(start, start + scheme.block_size)
-        products[:, place] = np.add.reduceat((hessian[:, block] @ steps[block]) * steps, starts, axis=0).T
+        reached = hessian[start:, block] @ steps[block]
+        reached *= steps[start:]
+        sums = np.add.reduceat(reached, [later - start for later in starts[place:]], axis=0).T
+        products[:, place, place:] = products[:, place:, place] = sums
     wanted = np.add.reduceat((hessian @ weight.T) * steps, starts, axis=0).T
     diagonal = products.diagonal(axis1=1, axis2=2)
     index = np.arange(len(starts))
@@ -99,11 +102,9 @@ def _fit_codes(
             wish = rounded[k] + slope[k] / hessian[k, k]
             codes[k] = np.clip(np.rint(wish * per_step[b] + zero[b]), 0, scheme.top)
             value = (codes[k] - zero[b]) * step[b]
-            slope[batch] -= np.outer(hessian[batch, k], value - rounded[k])
+            slope[k + 1 : batch.stop] -= np.outer(hessian[k + 1 : batch.stop, k], value - rounded[k])
             rounded[k] = value
-        change = rounded[batch] - before
-        slope[: batch.start] -= hessian[: batch.start, batch] @ change
-        slope[batch.stop :] -= hessian[batch.stop :, batch] @ change
+        slope[batch.stop :] -= hessian[batch.stop :, batch] @ (rounded[batch] - before)
 
 
 def _round(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from threadpoolctl import threadpool_limits
 
 from llama4_pipeline.graph.quantize.method import Method
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs
@@ -107,7 +108,8 @@ class StreamedWeight:
         """Pieces in order, a few in work at once."""
         workers = len(os.sched_getaffinity(0))
         waiting: deque[Future[_Piece]] = deque()
-        with ThreadPoolExecutor(workers) as pool:
+        # Each worker's products in one thread: several in each make gptq three times slower than none.
+        with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
             for expert, rows, method, statistics in self._work():
                 waiting.append(pool.submit(self._quantise_piece, expert, rows, method, statistics))
                 if len(waiting) > 2 * workers:
