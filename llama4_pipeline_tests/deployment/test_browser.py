@@ -42,7 +42,9 @@ def pages(deployment: Deployment) -> Iterator["Pages"]:
 
 @pytest.mark.deployment
 @pytest.mark.timeout(1800)
-def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screenshot: Screenshot) -> None:
+def test_materialize_a_partition(
+    deployment: Deployment, pages: "Pages", screenshot: Screenshot, tried: list[str]
+) -> None:
     places = pages.open_graph()
     assert all(places[left] < places[right] for left, right in pairwise(_WORKFLOW)), "reads left to right"
 
@@ -75,11 +77,16 @@ def test_materialize_a_partition(deployment: Deployment, pages: "Pages", screens
     table = pages.show("table")
     assert "ONNX Runtime INT4" in table.locator("table").first.inner_text()
     screenshot(pages.page, "asset-table")
+    tried.append(
+        f"Materialize clicked in Chromium: {len(STAGES)} assets green, checks passed, plots and table shown"
+    )
 
 
 @pytest.mark.deployment
 @pytest.mark.timeout(1800)
-def test_backfill_two_models(deployment: Deployment, pages: "Pages", screenshot: Screenshot) -> None:
+def test_backfill_two_models(
+    deployment: Deployment, pages: "Pages", screenshot: Screenshot, tried: list[str]
+) -> None:
     with deployment.instance() as instance:
         known = {backfill.backfill_id for backfill in instance.get_backfills()}
     pages.materialize(*MODELS)
@@ -97,6 +104,9 @@ def test_backfill_two_models(deployment: Deployment, pages: "Pages", screenshot:
     pages.page.goto(f"/runs/b/{backfill}?tab=runs")
     pages.page.get_by_text("Success", exact=True).nth(1).wait_for()
     screenshot(pages.page, "backfill")
+    tried.append(
+        "backfill of two models from the UI: a run each, at once, one step at a time in the pool gpu"
+    )
 
 
 def _whole(steps: dict[str, Interval]) -> Interval:

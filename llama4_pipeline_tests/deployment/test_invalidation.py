@@ -115,7 +115,7 @@ _CASES: tuple[tuple[Change, set[str], str], ...] = (
 
 @pytest.mark.deployment
 @pytest.mark.timeout(3600)
-def test_exactly_what_is_invalid_runs(tmp_path: Path) -> None:
+def test_exactly_what_is_invalid_runs(tmp_path: Path, tried: list[str]) -> None:
     """One change after the other on one store; plan says before what the run says after."""
     installation = Installation(tmp_path)
     installation.run()
@@ -127,3 +127,7 @@ def test_exactly_what_is_invalid_runs(tmp_path: Path) -> None:
         if expected:
             first = next(iter(ran))
             assert ran[first].startswith(reason) and planned[first] == ran[first], change.__name__
+    tried.append(
+        f"{len(_CASES)} changes, each with exactly the stages that it makes invalid: "
+        + ", ".join(change.__name__.replace("_", " ") for change, _, _ in _CASES)
+    )
