@@ -68,16 +68,23 @@ def fit_scales_to_outputs(
     products = np.empty((len(weight), len(starts), len(starts)), np.float32)
     for place, start in enumerate(starts):
         block = slice(start, start + scheme.block_size)
-        reached = hessian[start:, block] @ steps[block]
-        reached *= steps[start:]
-        sums = np.add.reduceat(reached, [later - start for later in starts[place:]], axis=0).T
+        sums = _block_sums(hessian[start:, block] @ steps[block], steps[start:], scheme.block_size)
         products[:, place, place:] = products[:, place:, place] = sums
-    wanted = np.add.reduceat((hessian @ weight.T) * steps, starts, axis=0).T
+    wanted = _block_sums(hessian @ weight.T, steps, scheme.block_size)
     diagonal = products.diagonal(axis1=1, axis2=2)
     index = np.arange(len(starts))
     products[:, index, index] += 1e-6 * diagonal.max(axis=1, keepdims=True) + np.finfo(np.float32).tiny
     fitted = np.linalg.solve(products, wanted[..., None])[..., 0]
     return np.where(diagonal > 0, fitted, scales).astype(scheme.scale_dtype)
+
+
+def _block_sums(left: np.ndarray, right: np.ndarray, block_size: int) -> np.ndarray:
+    """Sums of products over the inputs of each block: [K, N] and [K, N] to [N, B]."""
+    missing = -len(left) % block_size
+    if missing:
+        left, right = (np.pad(each, ((0, missing), (0, 0))) for each in (left, right))
+    shape = (-1, block_size, left.shape[1])
+    return np.einsum("bkn,bkn->nb", left.reshape(shape), right.reshape(shape))
 
 
 def _fit_codes(
