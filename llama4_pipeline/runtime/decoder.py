@@ -141,5 +141,4 @@ def position_ids(mask: np.ndarray, new: int) -> np.ndarray:
     Returns:
         int64 [B, new]: number of real tokens before each one; 0 at padding.
     """
-    positions = np.cumsum(mask, axis=1)[:, -new:] - 1
-    return np.where(mask[:, -new:] == 0, 0, positions)
+    return (np.cumsum(mask, axis=1)[:, -new:] - 1) * mask[:, -new:]

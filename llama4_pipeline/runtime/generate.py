@@ -60,11 +60,12 @@ def generate(
         logits = decoder.forward(new_ids, _over_cache(decoder, new_mask), logits_to_keep=1)
         tokens = np.where(alive, sampler(logits[:, -1]), FINISHED)
         yield tokens
-        alive &= ~np.isin(tokens, stop_tokens)
+        if len(stop_tokens):
+            alive &= ~np.isin(tokens, stop_tokens)
         if not alive.any() or step == max_new_tokens - 1:
             return
         new_ids = np.where(alive, tokens, 0)[:, None]
-        new_mask = alive.astype(np.int64)[:, None]
+        new_mask = None if alive.all() else alive.astype(np.int64)[:, None]
 
 
 def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:

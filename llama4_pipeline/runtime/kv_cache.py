@@ -47,15 +47,16 @@ class KeyValueCache(Protocol):
 class SharedBuffers:
     """One contiguous buffer per tensor, past and present at once: GroupQueryAttention appends in place.
 
-    The buffer doubles when it is full, up to `limit` tokens, so a token is moved at most once on average. Rows of
-    the batch are contiguous, so a row can be bound by itself without a copy.
+    The buffer doubles when it is full, up to `limit` tokens, so a token is moved at most once on average; one tensor
+    after the other, so that only one stands in memory twice. Rows of the batch are contiguous, so a row can be bound
+    by itself without a copy.
     """
 
     def __init__(self, tensors: list[CacheTensor], device: str, limit: int) -> None:
         self._tensors = tensors
         self._device = device
         self._limit = limit
-        self._buffers: list[ort.OrtValue] = []
+        self._buffers: list[Any] = []
         self._batch = 0
         self._capacity = 0
         self._bound: tuple[int, int, int | None] | None = None
@@ -68,15 +69,16 @@ class SharedBuffers:
     def reserve(self, batch: int, tokens: int) -> None:
         if batch == self._batch and tokens <= self._capacity:
             return
-        kept = self._buffers if batch == self._batch else []
         capacity = max(tokens, min(max(2 * self._capacity, _FIRST_CAPACITY), self._limit))
+        kept = self._capacity if batch == self._batch else 0
+        if not kept:
+            self._buffers = [None] * len(self._tensors)
         self._bound = None
-        self._buffers = []
         for index, tensor in enumerate(self._tensors):
             buffer = _aligned_zeros((batch, tensor.kv_heads, capacity, tensor.head_dim), tensor.dtype)
             if kept:
-                buffer[:, :, : self._capacity] = kept[index].numpy()
-            self._buffers.append(ort.OrtValue.ortvalue_from_numpy(buffer, self._device))
+                buffer[:, :, :kept] = self._buffers[index].numpy()
+            self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
         self._batch, self._capacity = batch, capacity
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:

@@ -13,10 +13,12 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
+from llama4_pipeline.runtime.step_buffers import StepBuffers
 
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_KEY = "llama4.max_context"
+_LONGEST_RUN = 512  # tokens: a longer prompt goes in parts, so that activations take no more memory than this
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -66,7 +68,6 @@ class OrtDecoder:
                 f"{graph}: the first output is not logits [batch, sequence, vocabulary]; export it again"
             )
         self.vocab_size: int = logits.shape[2]
-        self._logits_dtype = _DTYPES[logits.type]
         limit = self._session.get_modelmeta().custom_metadata_map.get(MAX_CONTEXT_KEY)
         self.max_context = int(limit) if limit else UNLIMITED
         self._cache: KeyValueCache = (
@@ -75,6 +76,7 @@ class OrtDecoder:
             else ReboundTensors(tensors, device)
         )
         self._binding = self._session.io_binding()
+        self._buffers = StepBuffers(self._binding, _DTYPES[logits.type])
         self.mask = EMPTY_MASK
         logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
 
@@ -107,30 +109,28 @@ class OrtDecoder:
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        del self._binding, self._cache, self._session
+        del self._buffers, self._binding, self._cache, self._session
 
     def _run(self, input_ids: np.ndarray, mask: np.ndarray, kept: int, row: int | None = None) -> np.ndarray:
         """One run of the session; returns float32 [B, kept, vocab]."""
         batch, new = input_ids.shape
         width = kept if "logits_to_keep" in self._inputs else new
-        logits = np.empty((batch, width, self.vocab_size), dtype=self._logits_dtype)
         feeds = {
-            "input_ids": input_ids.astype(np.int64, copy=False),
+            "input_ids": input_ids,
             "attention_mask": mask,
             "position_ids": position_ids(mask, new),
-            "logits_to_keep": np.array(kept, dtype=np.int64),
+            "logits_to_keep": np.array(kept),
         }
         for name in self._inputs & feeds.keys():
-            value = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(feeds[name]))
-            self._binding.bind_ortvalue_input(name, value)
-        self._binding.bind_output("logits", "cpu", 0, self._logits_dtype, logits.shape, logits.ctypes.data)
+            self._buffers.feed(name, feeds[name])
+        logits = self._buffers.logits((batch, width, self.vocab_size))
         self._cache.bind(self._binding, row)
         self._session.run_with_iobinding(self._binding)
         self._cache.collect(self._binding)
-        return logits[:, width - kept :].astype(np.float32, copy=False)
+        return logits[:, width - kept :].astype(np.float32)
 
     def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
-        """Feeds each row's unbroken runs of real tokens by themselves.
+        """Feeds each row's unbroken runs of real tokens by themselves, a long one in parts.
 
         GroupQueryAttention on the CPU takes several new tokens behind a cache for one row only, and the fused graph
         turns padding behind the real tokens but knows no padding between them. Cutting the mask behind a run keeps
@@ -248,11 +248,17 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
 def _needs_runs(mask: np.ndarray, new: int) -> bool:
     """Whether a fused graph cannot take this input in one run (see `_run_by_row`)."""
     batch, total = mask.shape
+    if new == 1:
+        return False
     begins = np.diff(mask[:, -new:], axis=1, prepend=0) > 0
-    return (batch > 1 and new > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
+    return new > _LONGEST_RUN or (batch > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
 
 
 def _runs(real: np.ndarray) -> list[tuple[int, int]]:
-    """Begin and end of each unbroken run of ones in int64 [S]."""
-    edges = np.flatnonzero(np.diff(real, prepend=0, append=0))
-    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2)]
+    """Begin and end of each unbroken run of ones in int64 [S], cut where it is longer than `_LONGEST_RUN`."""
+    edges = np.flatnonzero(np.diff(real, prepend=0, append=0)).tolist()
+    return [
+        (start, min(start + _LONGEST_RUN, end))
+        for begin, end in zip(edges[::2], edges[1::2], strict=True)
+        for start in range(begin, end, _LONGEST_RUN)
+    ]

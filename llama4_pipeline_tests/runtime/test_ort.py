@@ -27,6 +27,7 @@ SECOND = padded(".....xxxx", "xxxxx....", "xx...xxxx")
 TURNS = {
     "prefill across chunks": [(1, 40, ONE)],
     "a batch": [(3, 40, ONE)],
+    "a prompt in parts": [(2, 550, ONE), (2, 1, ONE)],
     "decode": [(1, 14, ONE)] + [(1, 1, ONE)] * 6,
     "decode of a batch": [(3, 14, ONE)] + [(3, 1, ONE)] * 6,
     "left padding": [(3, 20, LEFT)] + [(3, 1, ONE)] * 6,
@@ -101,6 +102,13 @@ def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):
     for _ in range(5):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
     assert [buffer.data_ptr() for buffer in decoder._cache._buffers] == addresses
+
+
+def test_logits_stay_what_they_were(graph_decoder):
+    first = graph_decoder.forward(np.ones((1, 3), dtype=np.int64), logits_to_keep=1)
+    kept = first.copy()
+    graph_decoder.forward(np.full((1, 3), 2), logits_to_keep=1)
+    np.testing.assert_array_equal(first, kept)
 
 
 def test_another_batch_after_reset(graph_decoder, reference):
