@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
-from llama4_pipeline.graph.quantize import SCHEMES, Precision
+from llama4_pipeline.graph.quantize import Precision, preset_schemes
 from llama4_pipeline.graph.quantize.calibration import Calibration
-from llama4_pipeline.graph.quantize.plan import plan_schemes
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -78,7 +77,7 @@ def quantize_aware(
 
     float_graph = load_graph(graph)
     weights = find_weights(float_graph.graph)[0]
-    schemes = plan_schemes(weights, {weight.name: SCHEMES[precision] for weight in weights})
+    schemes = preset_schemes(weights, precision)
     stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
     if strange := sorted(schemes.keys() - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")

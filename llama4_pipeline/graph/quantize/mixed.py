@@ -78,7 +78,7 @@ def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int
     }
     by_name = {weight.name: weight for weight in weights}
     harm = {
-        group: value * (1.0 if _is_table(by_name[group.weights[0]]) else _LEFT_BY_GPTQ)
+        group: value * (1.0 if by_name[group.weights[0]].is_table else _LEFT_BY_GPTQ)
         for group, value in sensitivity.items()
     }
     costs = {
@@ -103,10 +103,6 @@ def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int
     for group, scheme in chosen.items():
         logger.info("%s: %d bits, blocks of %d", ", ".join(group.weights), scheme.bits, scheme.block_size)
     return {name: options[scheme][name] for group, scheme in chosen.items() for name in group.weights}
-
-
-def _is_table(weight: Weight) -> bool:
-    return any(node.op_type == "Gather" for node in weight.users)
 
 
 def _bytes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> int:

@@ -1,13 +1,38 @@
-"""Which scheme each weight gets: the precision's own, fitted to the weight's width."""
+"""Which scheme each weight gets: by what reads it, fitted to its width."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.weights import Layout, Weight
+
+
+@dataclass(frozen=True)
+class Preset:
+    """The schemes of a precision by what reads a weight.
+
+    Attributes:
+        experts: stacks of experts: most of the bytes, and each token sees a few of them.
+        products: every other matrix.
+        looked_up: a table whose rows are only looked up, so that its bits cost no time.
+        tied: a table that is the head too, read whole for every token.
+    """
+
+    experts: Scheme
+    products: Scheme
+    looked_up: Scheme
+    tied: Scheme
+
+    def scheme(self, weight: Weight) -> Scheme:
+        """The scheme that a weight is wished to have, for `plan_schemes` to fit."""
+        if weight.layout is Layout.EXPERTS:
+            return self.experts
+        if not weight.is_table:
+            return self.products
+        return self.tied if any(node.op_type == "MatMul" for node in weight.users) else self.looked_up
 
 
 def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:

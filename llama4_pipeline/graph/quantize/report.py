@@ -10,7 +10,7 @@ class TensorReport:
 
     Attributes:
         name: of the float initializer.
-        operators: what computes with it now.
+        operators: of the float graph that compute with it.
         method: that chose the codes.
         bits: of a code.
         block_size: inputs that share a scale.

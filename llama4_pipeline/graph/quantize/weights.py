@@ -58,6 +58,11 @@ class Weight:
         return _shape(self.value)[-2 if self.layout is Layout.INPUTS_FIRST else -1]
 
     @property
+    def is_table(self) -> bool:
+        """Whether rows of it are looked up: an embedding, perhaps the head too."""
+        return any(node.op_type == "Gather" for node in self.users)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the float weight."""
         assert self.value.const_value is not None

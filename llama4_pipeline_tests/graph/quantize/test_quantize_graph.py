@@ -34,6 +34,17 @@ def test_every_large_weight_is_quantised(
     assert all(0 < share < 0.1 for tensor in report.tensors for share in tensor.relative_error)
 
 
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_table_keeps_8_bits_and_experts_take_the_largest_blocks(tmp_path: Path, tied: bool) -> None:
+    graph = Toy(tied=tied, hidden=128, intermediate=128).write(tmp_path / "float")
+    report = quantize_graph(graph, tmp_path / "out", precision="int4")
+    stored = {tensor.operators: (tensor.bits, tensor.block_size) for tensor in report.tensors}
+    table = {("Gather", "MatMul"): (8, 128)} if tied else {("Gather",): (8, 32)}
+    assert stored == table | {("MatMul",): (4, 64), ("MoE",): (4, 128)}
+    alike = quantize_graph(graph, tmp_path / "alike", precision="int4", block_size=32)
+    assert {(tensor.bits, tensor.block_size) for tensor in alike.tensors} == {(4, 32)}
+
+
 def test_report_counts_the_bytes_on_disk(tmp_path: Path) -> None:
     graph = Toy().write(tmp_path / "float")
     report = quantize_graph(graph, tmp_path / "out", precision="int4")
