@@ -8,6 +8,7 @@ from pathlib import Path
 from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.catalog import load_catalog
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline.methods import DEFAULT_METHOD
 from llama4_pipeline.metrics.isolated import last_line
 from llama4_pipeline.runtime.engines import find_engine
 from llama4_pipeline_tests.benchmark.cases import MAX_CONTEXT, Entry, Model
@@ -51,6 +52,8 @@ class Workshop:
                 "gguf": ["gguf", "--encoding"],
             }[runs]
             words = [*asked, entry.precision, "--max-context", str(MAX_CONTEXT), "--out", str(out)]
+            if runs == "graph" and entry.precision in DEFAULT_METHOD:
+                words += ["--method", DEFAULT_METHOD[entry.precision]]
             _logger.info("%s", " ".join(words))
             command = [sys.executable, "-m", "llama4_pipeline.cli", *words]
             last_line([*command, "--checkpoint", str(self.checkpoint)], f"{words[0]} in {entry.precision}")

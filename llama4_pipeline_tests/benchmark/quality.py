@@ -12,7 +12,7 @@ from llama4_pipeline.runtime.engines import find_engine, open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
 from llama4_pipeline_tests.benchmark.record import Quality
 
-TOKENS = 256
+TOKENS = 1024
 
 
 class QualityRequest(BaseModel):
