@@ -24,6 +24,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+_CACHE_DTYPES = _DTYPES | {"tensor(int8)": np.dtype(np.int8)}
 _LOAD_ERRORS = (
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -231,15 +232,15 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
     for value in session.get_inputs():
         if not value.name.startswith("past_key_values."):
             continue
-        if value.type not in _DTYPES or len(value.shape) != 4:
+        if value.type not in _CACHE_DTYPES or len(value.shape) != 4:
             raise InputError(
-                f"{graph}: {value.name} is {value.type} {value.shape}; expected float [batch, heads, past, dim]"
+                f"{graph}: {value.name} is {value.type} {value.shape}; expected float or int8 [batch, heads, past, dim]"
             )
         heads, head_dim = value.shape[1], value.shape[3]
         if not isinstance(heads, int) or not isinstance(head_dim, int):
             raise InputError(f"{graph}: {value.name} has no fixed heads and head size; export it again")
         present = value.name.replace("past_key_values.", "present.")
-        tensors.append(CacheTensor(value.name, present, heads, head_dim, _DTYPES[value.type]))
+        tensors.append(CacheTensor(value.name, present, heads, head_dim, _CACHE_DTYPES[value.type]))
     if not tensors:
         raise InputError(f"{graph}: the graph has no key-value cache inputs; export it with its cache")
     return tensors
