@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llama4_pipeline.data.samples import (
     ClassifySample,
@@ -72,6 +74,33 @@ def test_plain_text_is_cut_at_blank_lines(tmp_path: Path):
     paragraphs = [letter * 600 for letter in "abc"]
     path.write_text("\n\n".join(paragraphs))
     assert read_samples(path) == [TextSample(paragraph) for paragraph in paragraphs]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2000), st.sampled_from([" ", "  ", "\n", ". ", "\n\n", "\r\n \r\n"])),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_plain_text_loses_nothing(tmp_path_factory: pytest.TempPathFactory, words: list[tuple[int, str]]):
+    path = tmp_path_factory.mktemp("plain") / "own.txt"
+    text = "".join(chr(97 + number % 26) * size + gap for number, (size, gap) in enumerate(words))
+    path.write_bytes(text.encode())
+    samples = read_samples(path)
+    assert "".join("".join(sample.text.split()) for sample in samples) == "".join(text.split())
+    assert all(0 < len(sample.text) <= 900 for sample in samples)
+
+
+def test_a_long_paragraph_is_cut_behind_sentences_and_else_between_words(tmp_path: Path):
+    path = tmp_path / "own.txt"
+    sentence = " ".join(["word"] * 80) + "."
+    path.write_text(" ".join([sentence] * 5))
+    assert read_samples(path) == [TextSample(f"{sentence} {sentence}")] * 2 + [TextSample(sentence)]
+    words = [f"word{number}" for number in range(1000)]
+    path.write_text(" ".join(words))
+    samples = read_samples(path)
+    assert len(samples) > 1 and [word for sample in samples for word in sample.text.split()] == words
 
 
 @pytest.mark.parametrize(
