@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
 from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
-from llama4_pipeline.metrics.expert_changes import expert_change_share
+from llama4_pipeline.metrics.expert_changes import ReferenceRouting
 from llama4_pipeline.runtime.engines import open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
 
@@ -63,15 +63,17 @@ def compare_methods(
         data: sources by name, as in `evaluate`.
         pairs: (precision, method) of the rows behind it.
         quantize: writes the graph of (precision, method) into an empty directory.
-        scratch: where a quantized graph stands while it is judged.
+        scratch: where a quantized graph stands while it is judged, and what PyTorch said of the text.
     """
     tokenizer = load_tokenizer(checkpoint)
-    documents = text_documents(tokenizer, data)
-    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint))
+    routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data))
+    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint), scratch)
 
     def judge(precision: str, method: str, directory: Path) -> MethodResult:
-        quality = evaluate(open_decoder("onnxruntime", graph=directory), tokenizer, data, reference)
-        share = expert_change_share(checkpoint, directory, documents)
+        decoder = open_decoder("onnxruntime", graph=directory)
+        quality = evaluate(decoder, tokenizer, data, reference)
+        decoder.close()
+        share = routing.change_share(directory)
         result = MethodResult(
             precision=precision,
             method=method,
@@ -89,6 +91,7 @@ def compare_methods(
         quantize(precision, method, out)
         results.append(judge(precision, method, out))
         shutil.rmtree(out)
+    reference.close()
     return results
 
 
