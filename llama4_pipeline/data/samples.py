@@ -224,5 +224,11 @@ def _library_rows(name: str) -> Iterator[tuple[str, Any]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot load it: {str(error).splitlines()[0]}") from error
     for number, row in enumerate(rows, start=1):
-        if "task" in row or (row.get("text") or "").strip():
+        if not _is_blank(row):
             yield f"{name}, row {number}", row
+
+
+def _is_blank(row: dict[str, Any]) -> bool:
+    """Whether a row of running text is an empty line, as data sets that were cut at line breaks have them."""
+    text = row.get("text")
+    return "task" not in row and isinstance(text, str) and not text.strip()

@@ -1,7 +1,11 @@
 """Data files: read back as written, and a bad row named by file and line."""
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -116,3 +120,31 @@ def test_an_empty_file(tmp_path: Path):
     (tmp_path / "own.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no samples"):
         read_samples(tmp_path / "own.jsonl")
+
+
+class Library(ModuleType):
+    """Stands for the `datasets` library; remembers what it was asked for."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__("datasets")
+        self.__spec__ = ModuleSpec("datasets", None)
+        self._rows, self.asked = rows, ()
+
+    def load_dataset(self, *names: str, split: str) -> list[dict[str, Any]]:
+        self.asked = (*names, split)
+        return self._rows
+
+
+@pytest.mark.parametrize("name", ["wikitext:test", "wikitext:wikitext-2-raw-v1:test"])
+def test_a_data_set_of_the_library_may_have_blank_texts(name: str, monkeypatch: pytest.MonkeyPatch):
+    library = Library([{"text": ""}, {"text": "one"}, {"text": " \n"}, {"text": "two"}])
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert read_samples(f"datasets:{name}") == [TextSample("one"), TextSample("two")]
+    assert library.asked == tuple(name.split(":"))
+
+
+@pytest.mark.parametrize("row", [{"text": 7}, {"text": None}, {"document": "one"}, {"text": ["one"]}])
+def test_another_bad_row_of_the_library_is_named(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", Library([{"text": "one"}, {"text": ""}, row]))
+    with pytest.raises(InputError, match=r"datasets:own:test, row 3: 'text' is missing or empty"):
+        read_samples("datasets:own:test")
