@@ -32,13 +32,13 @@ def with_quality(
     checkpoint: Path,
     graph: Path | None = None,
 ) -> "Measurement":
-    """Judges an engine on held-out text and the two tasks, and a graph against PyTorch too.
+    """Judges an engine on held-out text and the two tasks, and beside PyTorch float32 where it is not that itself.
 
     A model with random weights is not judged, nor is an engine that could not be measured.
 
     Args:
         measurement: Of the engine.
-        parameters: `trained` and `device`.
+        parameters: `trained`, `device` and `dtype`, that of PyTorch.
         datasets: Directory of the data sets.
         checkpoint: The PyTorch original; judged itself where there is no graph.
         graph: The graph that is judged.
@@ -54,6 +54,10 @@ def with_quality(
     if graph:
         quality = evaluate_graph(graph, data, checkpoint, device=device)
     else:
-        original = open_decoder("pytorch", checkpoint=checkpoint, device=device)
-        quality = evaluate(original, load_tokenizer(checkpoint), data)
+        dtype = parameters["dtype"]
+        judged = open_decoder("pytorch", checkpoint=checkpoint, dtype=dtype, device=device)
+        full = None
+        if dtype != "float32":
+            full = open_decoder("pytorch", checkpoint=checkpoint, device=device)
+        quality = evaluate(judged, load_tokenizer(checkpoint), data, full)
     return measurement.model_copy(update={name: getattr(quality, name) for name in FIGURES})

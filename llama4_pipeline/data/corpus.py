@@ -8,7 +8,7 @@ import ast
 import hashlib
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from pathlib import Path
 from llama4_pipeline.errors import InputError
 
 KINDS = ("topic", "module", "class", "function")
+Shingle = tuple[str, ...]
+"""A sequence of eight words: what two texts with common passages have in common."""
 
 _NOT_EVERYWHERE = {
     "__pycache__", "dist-packages", "distutils", "encodings", "ensurepip", "idlelib", "lib-dynload",
@@ -86,10 +88,10 @@ def split_corpus(sections: Iterable[Section]) -> Splits:
     parts: dict[str, list[Section]] = {"train": [], "validation": [], "tasks": []}
     for section in sections:
         parts[_split_of(section.source)].append(section)
-    known = shingles(parts["train"])
-    validation = [section for section in parts["validation"] if not _repeats(section, known)]
-    known |= shingles(validation)
-    tasks = [section for section in parts["tasks"] if not _repeats(section, known)]
+    known = shingles(*(section.text for section in parts["train"]))
+    validation = [section for section in parts["validation"] if not repeats(shingles(section.text), known)]
+    known |= shingles(*(section.text for section in validation))
+    tasks = [section for section in parts["tasks"] if not repeats(shingles(section.text), known)]
     return Splits(tuple(parts["train"]), tuple(validation), tuple(tasks))
 
 
@@ -101,9 +103,14 @@ def documents(sections: Iterable[Section]) -> list[str]:
     return ["\n".join(texts) for texts in by_source.values()]
 
 
-def shingles(sections: Iterable[Section]) -> set[tuple[str, ...]]:
-    """All sequences of eight words in the texts: what two texts with common passages have in common."""
-    return {shingle for section in sections for shingle in _shingles(section.text)}
+def shingles(*texts: str) -> set[Shingle]:
+    """All sequences of eight words in the texts, of a shorter text all its words; blanks do not matter."""
+    return {shingle for text in texts for shingle in _shingles(text)}
+
+
+def repeats(own: Set[Shingle], known: Set[Shingle]) -> bool:
+    """Whether a text of these shingles says again what is known: more than a quarter of them are."""
+    return len(own & known) > _LARGEST_SHARED_PART * len(own)
 
 
 def _split_of(source: str) -> str:
@@ -114,14 +121,10 @@ def _split_of(source: str) -> str:
     return "tasks" if draw < _VALIDATION_PERCENT + tasks_percent else "train"
 
 
-def _shingles(text: str) -> set[tuple[str, ...]]:
+def _shingles(text: str) -> Iterator[Shingle]:
     words = text.split()
-    return {tuple(words[i : i + _SHINGLE_WORDS]) for i in range(max(1, len(words) - _SHINGLE_WORDS + 1))}
-
-
-def _repeats(section: Section, known: set[tuple[str, ...]]) -> bool:
-    own = _shingles(section.text)
-    return len(own & known) > _LARGEST_SHARED_PART * len(own)
+    for start in range(max(1, len(words) - _SHINGLE_WORDS + 1)):
+        yield tuple(words[start : start + _SHINGLE_WORDS])
 
 
 def _topic_sections() -> Iterator[Section]:

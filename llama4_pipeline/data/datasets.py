@@ -1,12 +1,23 @@
 """The data sets that quantisation and quality figures use, as files; `samples.py` describes their records."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
+from itertools import chain, permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from llama4_pipeline.data.corpus import Section, Splits, documents, read_corpus, split_corpus
+from llama4_pipeline.data.corpus import (
+    Section,
+    Shingle,
+    Splits,
+    documents,
+    read_corpus,
+    repeats,
+    shingles,
+    split_corpus,
+)
 from llama4_pipeline.data.coverage import Coverage, ExpertShares
 from llama4_pipeline.data.samples import (
     ClassifySample,
@@ -36,6 +47,7 @@ logger = logging.getLogger(__name__)
 FEWEST_CALIBRATION_SAMPLES = 1000
 _CALIBRATION_CHARACTERS = 900
 _CALIBRATION_TASK_SHARE = 0.2
+_BUILT_IN = "built in"
 _T = TypeVar("_T")
 
 
@@ -96,7 +108,7 @@ def build_datasets(
 
     Raises:
         InputError: A user's file has a bad row, too few calibration samples, records of another task, or a
-            sample that stands in another data set too.
+            sample whose text stands in another data set too.
     """
     sources = sources or DataSources()
     if calibration_samples < FEWEST_CALIBRATION_SAMPLES:
@@ -105,7 +117,7 @@ def build_datasets(
         )
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
     datasets = _built_in(split_corpus(read_corpus()), calibration_samples, task_samples, experts) | own
-    origins = {name: getattr(sources, name) or "built in" for name in datasets}
+    origins = {name: getattr(sources, name) or _BUILT_IN for name in datasets}
     _check_disjoint(datasets, origins)
     report = {}
     for name, samples in datasets.items():
@@ -120,20 +132,31 @@ def _built_in(
     splits: Splits, calibration_samples: int, task_samples: int, experts: ExpertShares | None
 ) -> dict[str, list[Sample]]:
     classify, summarise = held_out_examples(splits, task_samples)
+    validation = documents(splits.validation)
+    held_out = shingles(*validation, *(example.passage for example in (*classify, *summarise)))
     return {
-        "calibration": _calibration(splits.train, calibration_samples, experts),
-        "validation": [TextSample(text) for text in documents(splits.validation)],
+        "calibration": _calibration(splits.train, held_out, calibration_samples, experts),
+        "validation": [TextSample(text) for text in validation],
         "summarise": [SummariseSample(example.prompt, example.answer) for example in summarise],
         "classify": [ClassifySample(example.prompt, example.choices, example.answer) for example in classify],
     }
 
 
-def _calibration(sections: Sequence[Section], samples: int, experts: ExpertShares | None) -> list[Sample]:
+def _calibration(
+    sections: Sequence[Section], held_out: Set[Shingle], samples: int, experts: ExpertShares | None
+) -> list[Sample]:
     """Pieces of running text and task prompts with their answers, evenly drawn, then exchanged to cover experts."""
     of_tasks = round(samples * _CALIBRATION_TASK_SHARE)
-    texts = [piece for text in documents(sections) for piece in pieces(text, _CALIBRATION_CHARACTERS)]
-    examples = balanced(classify_examples(sections), of_tasks // 8)
-    examples += balanced(summarise_examples(sections), of_tasks // 8)
+    texts = [
+        piece
+        for text in documents(sections)
+        for piece in pieces(text, _CALIBRATION_CHARACTERS)
+        if not repeats(shingles(piece), held_out)
+    ]
+    examples = []
+    for made in (classify_examples(sections), summarise_examples(sections)):
+        usable = [example for example in made if not repeats(shingles(example.passage), held_out)]
+        examples += balanced(usable, of_tasks // 8)
     drawn = _evenly(range(len(texts)), samples - of_tasks)
     of_examples = [_as_text(example) for example in examples]
     if experts:
@@ -183,17 +206,31 @@ def _from_user(name: str, source: str) -> list[Sample]:
     return samples
 
 
-def _check_disjoint(datasets: dict[str, list[Sample]], origins: dict[str, str]) -> None:
-    """The two tasks may ask different things of one text; apart from that nothing stands in two data sets."""
-    owners: dict[str, str] = {}
-    for name, samples in datasets.items():
-        for number, sample in enumerate(samples, start=1):
-            owner = owners.setdefault(content(sample), name)
-            if owner != name:
+def _check_disjoint(datasets: Mapping[str, Sequence[Sample]], origins: Mapping[str, str]) -> None:
+    """The user's data and the other sets repeat nothing of each other, however it is cut.
+
+    The built-in sets do not repeat each other: that is seen to where they are made.
+    """
+    texts = {name: _without_instructions(map(content, samples)) for name, samples in datasets.items()}
+    known = {name: set().union(*samples) for name, samples in texts.items()}
+    by_user = {name for name, origin in origins.items() if origin != _BUILT_IN}
+    for name, other in permutations(sorted(datasets, key=lambda name: name not in by_user), 2):
+        if not by_user & {name, other}:
+            continue
+        for number, own in enumerate(texts[name], start=1):
+            if repeats(own, known[other]):
                 raise InputError(
-                    f"{origins[name]}: sample {number} of {name} stands in {owner} too ({origins[owner]}); "
+                    f"{origins[name]}: sample {number} of {name} stands in {other} too ({origins[other]}); "
                     "take it out of one"
                 )
+
+
+def _without_instructions(texts: Iterable[str]) -> list[set[Shingle]]:
+    """The shingles of each text but for those of most texts: one instruction may open the prompts of several sets."""
+    each = list(map(shingles, texts))
+    counts = Counter(chain.from_iterable(each))
+    common = {shingle for shingle, count in counts.items() if 2 * count > len(each) > 1}
+    return [own - common for own in each]
 
 
 def _count_tokens(samples: Iterable[Sample], tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -9,23 +9,25 @@ A file holds one JSON object a line, each of one of three shapes:
     {"task": "classify", "prompt": str, "choices": [str, ...], "answer": str}
         The answer is one of the choices, which differ in their first word; the model says it after one space.
 
-Further keys are ignored. Parquet files hold the same keys as columns. Any other file is plain text, cut into samples at
-blank lines. Instead of a file, "datasets:NAME:SPLIT" or "datasets:NAME:CONFIGURATION:SPLIT" names a data set of
-the `datasets` library whose columns are these keys.
+Further keys are ignored. Parquet files hold the same keys as columns. Any other file is plain text, cut into samples of
+at most 900 characters: at blank lines, else behind sentences, else between words. Instead of a file,
+"datasets:NAME:SPLIT" or "datasets:NAME:CONFIGURATION:SPLIT" names a data set of the `datasets` library whose columns
+are these keys.
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.data.tasks import pieces
 from llama4_pipeline.errors import InputError
 
 LIBRARY_PREFIX = "datasets:"
 _TEXT_SAMPLE_CHARACTERS = 900
+_BORDERS = tuple(map(re.compile, (r"\n\s*\n", r"(?<=[.!?])\s+", r"\s+")))
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,30 @@ def _rows(name: str) -> Iterator[tuple[str, Any]]:
     if path.suffix == ".jsonl":
         yield from _json_rows(path, lines)
     else:
-        for text in pieces("\n".join(lines), _TEXT_SAMPLE_CHARACTERS):
+        for text in _passages("\n".join(lines)):
             yield name, {"text": text}
+
+
+def _passages(text: str) -> Iterator[str]:
+    """Cuts a text into passages that hold all of its words; only a word too long for one is cut itself."""
+    start = 0
+    while start < len(text):
+        stop = _end_of_passage(text, start)
+        if passage := text[start:stop].strip():
+            yield passage
+        start = stop
+
+
+def _end_of_passage(text: str, start: int) -> int:
+    """Where the longest passage from here ends, at the best of the borders that it holds."""
+    furthest = start + _TEXT_SAMPLE_CHARACTERS
+    if len(text) <= furthest:
+        return len(text)
+    for border in _BORDERS:
+        ends = (each.start() for each in border.finditer(text, start, furthest + 2))
+        if inside := [end for end in ends if start < end <= furthest]:
+            return inside[-1]
+    return furthest
 
 
 def _lines(path: Path) -> list[str]:
@@ -200,5 +224,11 @@ def _library_rows(name: str) -> Iterator[tuple[str, Any]]:
     except (OSError, ValueError) as error:
         raise InputError(f"{name}: cannot load it: {str(error).splitlines()[0]}") from error
     for number, row in enumerate(rows, start=1):
-        if "task" in row or (row.get("text") or "").strip():
+        if not _is_blank(row):
             yield f"{name}, row {number}", row
+
+
+def _is_blank(row: dict[str, Any]) -> bool:
+    """Whether a row of running text is an empty line, as data sets that were cut at line breaks have them."""
+    text = row.get("text")
+    return "task" not in row and isinstance(text, str) and not text.strip()

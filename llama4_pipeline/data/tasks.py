@@ -5,12 +5,12 @@ answer follows the prompt after one space and fills its line.
 """
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import cycle, islice
 
-from llama4_pipeline.data.corpus import KINDS, Section, Splits
+from llama4_pipeline.data.corpus import KINDS, Section, Shingle, Splits, repeats, shingles
 
 _PASSAGE_CHARACTERS = 300
 _SHORTEST_PIECE = 60
@@ -56,16 +56,42 @@ def balanced(examples: Sequence[Example], per_answer: int) -> list[Example]:
 def held_out_examples(splits: Splits, most: int) -> tuple[list[Example], list[Example]]:
     """Examples on passages that no model has read, evenly drawn: (classify, summarise).
 
+    The two tasks ask about different passages, from different sources.
+
     Args:
         splits: The parts of the corpus.
         most: Examples of each task at most.
     """
     read = " ".join(word for section in splits.train for word in section.text.split())
-    classify = _unread(classify_examples(splits.tasks), read)
-    summarise = _unread(summarise_examples(splits.tasks), read)
-    rarest = min(Counter(_kind(example) for example in classify).values())
+    known = shingles(*(section.text for section in (*splits.train, *splits.validation)))
+    first, second = _dealt(splits.tasks)
+    classify = _unread(classify_examples(first), read, known)
+    known |= shingles(*(example.passage for example in classify))
+    summarise = _unread(summarise_examples(second), read, known)
+    rarest = min(min(Counter(map(_kind, examples)).values()) for examples in (classify, summarise))
     per_kind = min(rarest, most // len(KINDS))
     return balanced(classify, per_kind), balanced(summarise, per_kind)
+
+
+def _dealt(sections: Sequence[Section]) -> tuple[list[Section], list[Section]]:
+    """Deals whole sources into two groups, the richest first, each to the group that needs it more.
+
+    What a source brings most of, as a share of all passages of that kind, says who needs it.
+    """
+    brings: dict[str, Counter[str]] = defaultdict(Counter)
+    for section, _ in _passages(sections):
+        brings[section.source][section.kind] += 1
+    total = sum(brings.values(), Counter[str]())
+    most = {source: max((own[kind] / total[kind], kind) for kind in own) for source, own in brings.items()}
+    sources: tuple[set[str], set[str]] = (set(), set())
+    has = (Counter[str](), Counter[str]())
+    for source in sorted(brings, key=lambda source: (most[source], source), reverse=True):
+        _, kind = most[source]
+        poorer = int(has[1][kind] < has[0][kind])
+        sources[poorer].add(source)
+        has[poorer].update(brings[source])
+    first, second = ([each for each in sections if each.source in group] for group in sources)
+    return first, second
 
 
 def _passages(sections: Iterable[Section]) -> Iterator[tuple[Section, str]]:
@@ -101,5 +127,10 @@ def plain_words(title: str) -> str:
     return " ".join(spaced.lower().split()) or title
 
 
-def _unread(examples: Iterable[Example], read: str) -> list[Example]:
-    return [example for example in examples if " ".join(example.passage.split()) not in read]
+def _unread(examples: Iterable[Example], read: str, known: Set[Shingle]) -> list[Example]:
+    """Those whose passage neither stands in the text that was read nor repeats what is known."""
+    return [
+        example
+        for example in examples
+        if " ".join(example.passage.split()) not in read and not repeats(shingles(example.passage), known)
+    ]

@@ -44,7 +44,7 @@ class QualityResult(BaseModel):
     top1_agreement: float | None = None
     top1_stderr: float | None = None
     expert_change_share: float | None = None
-    """Share of (token, MoE layer) pairs that go to other experts than in the reference."""
+    """Share of (token, MoE layer) pairs that go to other experts than in the reference; on the CPU alone."""
     summaries: int | None = None
     rouge1: float | None = None
     rouge1_stderr: float | None = None
@@ -77,7 +77,7 @@ def evaluate_graph(
         InputError: as in `evaluate`.
     """
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
-    from llama4_pipeline.metrics.expert_changes import expert_change_share
+    from llama4_pipeline.metrics.expert_changes import ReferenceRouting
     from llama4_pipeline.runtime.engines import open_decoder
 
     tokenizer = load_tokenizer(graph)
@@ -86,8 +86,10 @@ def evaluate_graph(
         return evaluate(judged, tokenizer, data)
     original = open_decoder("pytorch", checkpoint=checkpoint, threads=threads, device=device)
     quality = evaluate(judged, tokenizer, data, original)
+    judged.close()
+    original.close()
     documents = text_documents(tokenizer, data)
-    share = expert_change_share(checkpoint, graph, documents) if documents else None
+    share = ReferenceRouting(checkpoint, documents).change_share(graph, device) if documents else None
     return quality.model_copy(update={"expert_change_share": share})
 
 

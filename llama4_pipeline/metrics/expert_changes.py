@@ -7,7 +7,7 @@ import numpy as np
 
 from llama4_pipeline.graph.validate.compare import StepComparison
 from llama4_pipeline.graph.validate.oracle import Oracle
-from llama4_pipeline.graph.validate.probes import ProbedGraph, probes_of
+from llama4_pipeline.graph.validate.probes import ProbedGraph, StepValues, probes_of
 from llama4_pipeline.graph.validate.uses import text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.progress import Progress
@@ -16,32 +16,57 @@ _TOKENS = 8192  # the share of five layers is then known to a tenth of a percent
 _WINDOW = 512
 
 
-def expert_change_share(checkpoint: Path | str, graph: Path, documents: Sequence[np.ndarray]) -> float | None:
-    """Share of (token, MoE layer) pairs whose set of experts differs from that of transformers in float32.
+class ReferenceRouting:
+    """What the routers of transformers in float32 say of a text, computed once; the model does not stay in memory.
 
     Args:
-        checkpoint: directory or hub id that the graph was made from.
-        graph: fused or portable, in any precision.
+        checkpoint: directory or hub id.
         documents: int64 [tokens] each; the first 8,192 tokens are looked at, in windows of 512.
-
-    Returns:
-        From 0 to 1; None for a dense model.
-
-    Raises:
-        InputError: the graph does not name its routers.
     """
-    source = Checkpoint.open(checkpoint)
-    routers = tuple(probe for probe in probes_of(source.architecture) if probe.block == "router_logits")
-    if not routers:
-        return None
-    oracle, probed = Oracle(source.load_model("float32")), ProbedGraph(graph, routers)
-    cases = list(text_cases(np.concatenate(documents)[:_TOKENS].tolist(), _WINDOW))
-    tokens = changed = 0
-    with Progress("expert changes", total=len(cases), unit="windows") as progress:
-        for case in cases:
-            comparison = StepComparison(routers, source.architecture.experts_per_token, exact=False)
-            for step, expected, got in zip(case.steps, oracle.run(case), probed.run(case), strict=True):
-                for change in comparison.compare(step, expected, got)[1]:
-                    tokens, changed = tokens + change.tokens, changed + change.changed
-            progress.advance()
-    return changed / tokens
+
+    def __init__(self, checkpoint: Path | str, documents: Sequence[np.ndarray]) -> None:
+        source = Checkpoint.open(checkpoint)
+        self._experts_per_token = source.architecture.experts_per_token
+        self._routers = tuple(
+            probe for probe in probes_of(source.architecture) if probe.block == "router_logits"
+        )
+        self._cases = list(text_cases(np.concatenate(documents)[:_TOKENS].tolist(), _WINDOW))
+        self._said = self._ask(Oracle(source.load_model("float32"))) if self._routers else []
+
+    def change_share(self, graph: Path, device: str = "cpu") -> float | None:
+        """Share of (token, MoE layer) pairs whose set of experts differs in a graph made from the checkpoint.
+
+        Args:
+            graph: fused or portable, in any precision.
+            device: that the graph was made for; it is asked on the CPU.
+
+        Returns:
+            From 0 to 1; None for a dense model, and for a graph made for another device.
+
+        Raises:
+            InputError: the graph does not name its routers.
+        """
+        if not self._routers or device != "cpu":
+            return None
+        probed = ProbedGraph(graph, self._routers)
+        tokens = changed = 0
+        with Progress("expert changes", total=len(self._cases), unit="windows") as progress:
+            for case, said in zip(self._cases, self._said, strict=True):
+                comparison = StepComparison(self._routers, self._experts_per_token, exact=False)
+                for step, expected, got in zip(case.steps, said, probed.run(case), strict=True):
+                    for change in comparison.compare(step, expected, got)[1]:
+                        tokens, changed = tokens + change.tokens, changed + change.changed
+                progress.advance()
+        return changed / tokens
+
+    def _ask(self, oracle: Oracle) -> list[list[StepValues]]:
+        """The router logits of every case, by step."""
+        said = []
+        with Progress("routing of PyTorch", total=len(self._cases), unit="windows") as progress:
+            for case in self._cases:
+                said.append([self._of_routers(step) for step in oracle.run(case)])
+                progress.advance()
+        return said
+
+    def _of_routers(self, step: StepValues) -> StepValues:
+        return StepValues({router.name: step.values[router.name] for router in self._routers})

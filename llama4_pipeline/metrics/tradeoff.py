@@ -1,4 +1,4 @@
-"""What methods of quantization lose and what they weigh: each makes its graph, the graph is judged and thrown away."""
+"""What methods of quantization lose, what they weigh and how fast they are: each graph is judged and thrown away."""
 
 import json
 import logging
@@ -11,12 +11,15 @@ from pydantic import BaseModel, ConfigDict
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
 from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
-from llama4_pipeline.metrics.expert_changes import expert_change_share
+from llama4_pipeline.metrics.expert_changes import ReferenceRouting
+from llama4_pipeline.metrics.latency import measure_decoder
+from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.engines import open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
 
 FLOAT = ("fp32", "float32")
 """Precision and method of the graph that the others are made from."""
+_PROMPT_TOKENS, _NEW_TOKENS, _REPEATS = 16, 32, 5
 _logger = logging.getLogger(__name__)
 
 
@@ -32,6 +35,8 @@ class MethodResult(BaseModel):
     """Of model.onnx and its data."""
     weight_bytes: int
     """Of the weights and their scales alone: a small model's file is in good part padding to pages."""
+    decode_latency_ms: float
+    """Time of a decoded token at batch 1, greedy: the lower of two medians, before and behind the judging of texts."""
     quality: QualityResult
     """On held-out text and tasks, beside PyTorch float32."""
 
@@ -63,23 +68,31 @@ def compare_methods(
         data: sources by name, as in `evaluate`.
         pairs: (precision, method) of the rows behind it.
         quantize: writes the graph of (precision, method) into an empty directory.
-        scratch: where a quantized graph stands while it is judged.
+        scratch: where a quantized graph stands while it is judged, and what PyTorch said of the text.
     """
     tokenizer = load_tokenizer(checkpoint)
-    documents = text_documents(tokenizer, data)
-    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint))
+    routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data))
+    reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint), scratch)
 
     def judge(precision: str, method: str, directory: Path) -> MethodResult:
-        quality = evaluate(open_decoder("onnxruntime", graph=directory), tokenizer, data, reference)
-        share = expert_change_share(checkpoint, directory, documents)
+        decoder = open_decoder("onnxruntime", graph=directory)
+        before = _decode_latency_ms(decoder)
+        quality = evaluate(decoder, tokenizer, data, reference)
+        latency = min(before, _decode_latency_ms(decoder))  # what else the machine does only adds
+        decoder.close()
+        share = routing.change_share(directory)
         result = MethodResult(
             precision=precision,
             method=method,
             model_bytes=sum(file.stat().st_size for file in directory.glob("model.onnx*")),
             weight_bytes=initializer_bytes(load_graph(directory).graph),
+            decode_latency_ms=latency,
             quality=quality.model_copy(update={"expert_change_share": share}),
         )
-        _logger.info("%s: perplexity %+.3f%%", result.name, 100 * result.loss)
+        _logger.info(
+            "%s: perplexity %+.3f%%, %.3g ms/token",
+            result.name, 100 * result.loss, result.decode_latency_ms,
+        )  # fmt: skip
         return result
 
     results = [judge(*FLOAT, graph)]
@@ -89,6 +102,7 @@ def compare_methods(
         quantize(precision, method, out)
         results.append(judge(precision, method, out))
         shutil.rmtree(out)
+    reference.close()
     return results
 
 
@@ -100,3 +114,10 @@ def write_results(results: Iterable[MethodResult], file: Path) -> None:
 def read_results(file: Path) -> list[MethodResult]:
     """Reads what `write_results` wrote."""
     return [MethodResult.model_validate(row) for row in json.loads(file.read_bytes())]
+
+
+def _decode_latency_ms(decoder: Decoder) -> float:
+    measured = measure_decoder(
+        decoder, prompt_tokens=_PROMPT_TOKENS, new_tokens=_NEW_TOKENS, repeats=_REPEATS
+    )
+    return measured.decode_latency_ms.p50

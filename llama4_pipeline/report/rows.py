@@ -230,7 +230,7 @@ _THROUGHPUT = (
 _QUALITY = (
     Column("model file", _bytes("model_bytes"), "Weights as stored."),
     Column("perplexity", _trained(_perplexity), "On held-out text, with its standard error."),
-    Column("KL div.", _number("kl_divergence"), "From PyTorch on the same text, nats per token."),
+    Column("KL div.", _number("kl_divergence"), "From PyTorch float32 on the same text, nats per token."),
     Column("top-1", _percent("top1_agreement"), "Positions where PyTorch's first choice is this engine's."),
     Column(
         "rerouted",

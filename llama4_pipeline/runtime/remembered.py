@@ -1,22 +1,29 @@
 """An engine that others are held against: what it said once, it is not made to compute again."""
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, Decoder
 
 
 class RememberedDecoder:
-    """Answers from memory where it was asked the same before; implements `Decoder` for one `forward` after a `reset`.
+    """Answers from disk where it was asked the same before; implements `Decoder` for one `forward` after a `reset`.
+
+    Logits are read-only maps of files, so that a long text takes as much memory as a short one.
 
     Args:
         decoder: computes what was not asked yet.
+        scratch: where the files lie, in a directory that `close` removes; by default among temporary files.
     """
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, scratch: Path | None = None) -> None:
         self.engine, self.vocab_size = decoder.engine, decoder.vocab_size
         self.max_context = decoder.max_context
         self._decoder = decoder
-        self._said: dict[tuple[bytes, bytes, int], np.ndarray] = {}
+        self._files = TemporaryDirectory(prefix="remembered-", dir=scratch)
+        self._said: dict[tuple[bytes, bytes, int], Path] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -38,8 +45,11 @@ class RememberedDecoder:
         key = (input_ids.tobytes(), mask, logits_to_keep)
         if key not in self._said:
             self._decoder.reset()
-            self._said[key] = self._decoder.forward(input_ids, attention_mask, logits_to_keep)
-        return self._said[key]
+            file = Path(self._files.name, f"{len(self._said)}.npy")
+            np.save(file, self._decoder.forward(input_ids, attention_mask, logits_to_keep))
+            self._said[key] = file
+        logits: np.ndarray = np.load(self._said[key], mmap_mode="r")
+        return logits
 
     def cache_bytes(self) -> int:
         return self._decoder.cache_bytes()
@@ -48,5 +58,5 @@ class RememberedDecoder:
         return self._decoder.providers()
 
     def close(self) -> None:
-        self._said.clear()
+        self._files.cleanup()
         self._decoder.close()

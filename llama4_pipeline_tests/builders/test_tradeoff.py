@@ -44,6 +44,7 @@ def test_every_pair_is_quantized_and_judged(tiny_random_checkpoint: Path, tmp_pa
     told = facts["methods"]["int4 rtn"]
     assert (told["bytes"], told["perplexity_increase"]) == (int4.model_bytes, int4.loss)
     assert told["seconds"] > 0
+    assert told["decode_latency_ms"] == int4.decode_latency_ms and 0.01 < int4.decode_latency_ms < 1000
     assert {path.name for path in out.iterdir()} == {RESULTS, "notes"}
     assert (out / "notes" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
 

@@ -2,20 +2,36 @@
 
 import json
 from collections.abc import Sequence
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llama4_pipeline.data.corpus import Splits
+from llama4_pipeline.data.corpus import Splits, repeats, shingles
 from llama4_pipeline.data.coverage import ExpertShares
 from llama4_pipeline.data.datasets import DatasetsReport, DataSources, build_datasets
-from llama4_pipeline.data.samples import ClassifySample, SummariseSample, content, read_samples
+from llama4_pipeline.data.samples import (
+    ClassifySample,
+    Sample,
+    SummariseSample,
+    TextSample,
+    content,
+    read_samples,
+    write_samples,
+)
 from llama4_pipeline.data.tasks import classify_examples, summarise_examples
 from llama4_pipeline.data.tokenizer import train_tokenizer
 from llama4_pipeline.errors import InputError
 
 _NAMES = ("calibration", "validation", "summarise", "classify")
+
+
+def _passage(sample: Sample) -> str:
+    """What a sample is about, without the question."""
+    if isinstance(sample, TextSample):
+        return sample.text
+    return sample.prompt.partition(":\n")[2].rpartition("\n\n")[0]
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +50,15 @@ def test_the_report_counts_what_the_files_hold(built: tuple[Path, DatasetsReport
     assert json.loads(json.dumps(report.to_json()))["classify"]["source"] == "built in"
 
 
-def test_no_content_is_in_two_data_sets(built: tuple[Path, DatasetsReport]):
-    contents = {
-        name: {content(sample) for sample in read_samples(built[0] / f"{name}.jsonl")} for name in _NAMES
+def test_no_passage_is_in_two_data_sets(built: tuple[Path, DatasetsReport]):
+    passages = {
+        name: [shingles(_passage(sample)) for sample in read_samples(built[0] / f"{name}.jsonl")]
+        for name in _NAMES
     }
-    for first in _NAMES:
-        for second in _NAMES:
-            assert first == second or not contents[first] & contents[second]
+    for first, second in permutations(_NAMES, 2):
+        known = set().union(*passages[second])
+        for number, own in enumerate(passages[first], start=1):
+            assert not repeats(own, known), f"sample {number} of {first} is in {second}"
 
 
 def test_no_task_text_is_part_of_calibration_or_training(built: tuple[Path, DatasetsReport], splits: Splits):
@@ -49,8 +67,7 @@ def test_no_task_text_is_part_of_calibration_or_training(built: tuple[Path, Data
     learned += " ".join(" ".join(section.text.split()) for section in train)
     for name in ("summarise", "classify"):
         for sample in read_samples(built[0] / f"{name}.jsonl"):
-            assert isinstance(sample, SummariseSample | ClassifySample)
-            text = sample.prompt.partition(":\n")[2].rpartition("\n\n")[0]
+            text = _passage(sample)
             assert (" ".join(text.split()) in learned) is False, text
     prompts = {example.prompt for example in (*classify_examples(train), *summarise_examples(train))}
     assert not prompts & {sample.prompt for sample in read_samples(built[0] / "classify.jsonl")}  # type: ignore[union-attr]
@@ -104,3 +121,40 @@ def test_own_data_is_refused_where_it_does_not_fit(tmp_path: Path, built: tuple[
         build_datasets(tmp_path, sources=DataSources(classify=str(few)))
     with pytest.raises(InputError, match="sample 1 of validation stands in calibration too"):
         build_datasets(tmp_path, sources=DataSources(validation=str(built[0] / "calibration.jsonl")))
+
+
+def test_own_data_that_holds_another_sets_text_in_other_pieces_is_refused(
+    tmp_path: Path, built: tuple[Path, DatasetsReport]
+):
+    calibration = [content(sample) for sample in read_samples(built[0] / "calibration.jsonl")]
+    words = " ".join(calibration[:3]).split()
+    fresh = [f"fresh{number}" for number in range(len(words))]
+    own = tmp_path / "own.jsonl"
+    refused = r"own.jsonl: sample 2 of validation stands in calibration too \(built in\); take it out of one"
+    for second in (words, words[15:60], [*fresh, *words]):
+        write_samples([TextSample(" ".join(fresh)), TextSample("\n".join(second))], own)
+        with pytest.raises(InputError, match=refused):
+            build_datasets(tmp_path, sources=DataSources(validation=str(own)))
+
+
+def test_own_text_that_holds_a_task_whole_is_refused_however_long_it_is(
+    tmp_path: Path, built: tuple[Path, DatasetsReport]
+):
+    task = read_samples(built[0] / "classify.jsonl")[4]
+    own = tmp_path / "own.jsonl"
+    write_samples([TextSample(" ".join([*map(str, range(5000)), _passage(task)]))], own)
+    with pytest.raises(InputError, match=r"built in: sample 5 of classify stands in validation too \(.*own"):
+        build_datasets(tmp_path, sources=DataSources(validation=str(own)))
+
+
+def test_one_instruction_may_open_the_prompts_of_two_sets(tmp_path: Path):
+    instruction = " ".join(f"rule{number}" for number in range(40))
+    tasks = {
+        "summarise": [SummariseSample(f"{instruction} text{n} a b c", "title") for n in range(3)],
+        "classify": [ClassifySample(f"{instruction} word{n} d e f", ("x", "y"), "x") for n in range(3)],
+    }
+    for name, samples in tasks.items():
+        write_samples(samples, tmp_path / f"own-{name}.jsonl")
+    sources = DataSources(**{name: str(tmp_path / f"own-{name}.jsonl") for name in tasks})
+    report = build_datasets(tmp_path, sources=sources)
+    assert report.datasets["classify"].samples == 3

@@ -1,10 +1,16 @@
 """Data files: read back as written, and a bad row named by file and line."""
 
 import json
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llama4_pipeline.data.samples import (
     ClassifySample,
@@ -74,6 +80,33 @@ def test_plain_text_is_cut_at_blank_lines(tmp_path: Path):
     assert read_samples(path) == [TextSample(paragraph) for paragraph in paragraphs]
 
 
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 2000), st.sampled_from([" ", "  ", "\n", ". ", "\n\n", "\r\n \r\n"])),
+        min_size=1,
+        max_size=40,
+    )
+)
+def test_plain_text_loses_nothing(tmp_path_factory: pytest.TempPathFactory, words: list[tuple[int, str]]):
+    path = tmp_path_factory.mktemp("plain") / "own.txt"
+    text = "".join(chr(97 + number % 26) * size + gap for number, (size, gap) in enumerate(words))
+    path.write_bytes(text.encode())
+    samples = read_samples(path)
+    assert "".join("".join(sample.text.split()) for sample in samples) == "".join(text.split())
+    assert all(0 < len(sample.text) <= 900 for sample in samples)
+
+
+def test_a_long_paragraph_is_cut_behind_sentences_and_else_between_words(tmp_path: Path):
+    path = tmp_path / "own.txt"
+    sentence = " ".join(["word"] * 80) + "."
+    path.write_text(" ".join([sentence] * 5))
+    assert read_samples(path) == [TextSample(f"{sentence} {sentence}")] * 2 + [TextSample(sentence)]
+    words = [f"word{number}" for number in range(1000)]
+    path.write_text(" ".join(words))
+    samples = read_samples(path)
+    assert len(samples) > 1 and [word for sample in samples for word in sample.text.split()] == words
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [("missing.jsonl", "no such data file"), ("datasets:wikitext", "expected datasets:NAME:SPLIT")],
@@ -87,3 +120,31 @@ def test_an_empty_file(tmp_path: Path):
     (tmp_path / "own.jsonl").write_text("\n")
     with pytest.raises(InputError, match="holds no samples"):
         read_samples(tmp_path / "own.jsonl")
+
+
+class Library(ModuleType):
+    """Stands for the `datasets` library; remembers what it was asked for."""
+
+    def __init__(self, rows: list[dict[str, Any]]) -> None:
+        super().__init__("datasets")
+        self.__spec__ = ModuleSpec("datasets", None)
+        self._rows, self.asked = rows, ()
+
+    def load_dataset(self, *names: str, split: str) -> list[dict[str, Any]]:
+        self.asked = (*names, split)
+        return self._rows
+
+
+@pytest.mark.parametrize("name", ["wikitext:test", "wikitext:wikitext-2-raw-v1:test"])
+def test_a_data_set_of_the_library_may_have_blank_texts(name: str, monkeypatch: pytest.MonkeyPatch):
+    library = Library([{"text": ""}, {"text": "one"}, {"text": " \n"}, {"text": "two"}])
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert read_samples(f"datasets:{name}") == [TextSample("one"), TextSample("two")]
+    assert library.asked == tuple(name.split(":"))
+
+
+@pytest.mark.parametrize("row", [{"text": 7}, {"text": None}, {"document": "one"}, {"text": ["one"]}])
+def test_another_bad_row_of_the_library_is_named(row: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "datasets", Library([{"text": "one"}, {"text": ""}, row]))
+    with pytest.raises(InputError, match=r"datasets:own:test, row 3: 'text' is missing or empty"):
+        read_samples("datasets:own:test")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_pipeline.data.corpus import KINDS, Section, Splits, read_corpus
+from llama4_pipeline.data.corpus import KINDS, Section, Splits, read_corpus, repeats, shingles
 from llama4_pipeline.data.tasks import (
     balanced,
     classify_examples,
@@ -48,6 +48,14 @@ def test_held_out_examples_are_balanced_and_at_most_as_many_as_asked(splits: Spl
     classify, summarise = held_out_examples(splits, 80)
     assert set(Counter(example.answer for example in classify).values()) == {20}
     assert len(summarise) == 80
+
+
+def test_the_two_tasks_hold_out_different_passages_and_enough_of_them(splits: Splits):
+    classify, summarise = held_out_examples(splits, 200)
+    assert len(classify) == len(summarise) == 200
+    asked = shingles(*(example.passage for example in classify))
+    for example in summarise:
+        assert not repeats(shingles(example.passage), asked), example.passage
 
 
 @given(st.lists(st.text("ab \n", min_size=1, max_size=60), max_size=12), st.integers(30, 200))

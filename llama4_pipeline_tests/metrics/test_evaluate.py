@@ -1,12 +1,15 @@
 import json
+import weakref
 
 import numpy as np
 import pytest
 
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample, TextSample, write_samples
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.divergence import measure_divergence
-from llama4_pipeline.metrics.evaluate import QualityResult, evaluate
+from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, evaluate_graph
 from llama4_pipeline.metrics.perplexity import measure_perplexity
 
 _TEXTS = [" ".join(f"w{60 + number % 71}" for number in range(start, 9 * start, 3)) for start in (10, 31)]
@@ -57,3 +60,22 @@ def test_a_bad_row_is_named_by_line(decoder, tokenizer, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "w60 w61"}\n{"txt": "w60"}\n')
     with pytest.raises(InputError, match="line 2"):
         evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
+
+
+def test_a_graph_is_judged_with_one_model_of_pytorch_in_memory(
+    tiny_random_checkpoint, tmp_path, tokenizer, monkeypatch
+):
+    export_graph(Checkpoint.open(tiny_random_checkpoint), tmp_path, max_context=128)
+    write_samples(map(TextSample, _TEXTS), tmp_path / "data.jsonl")
+    load, loaded, beside = Checkpoint.load_model, weakref.WeakSet(), []
+
+    def load_and_count(*arguments):
+        beside.append(len(loaded))
+        model = load(*arguments)
+        loaded.add(model)
+        return model
+
+    monkeypatch.setattr(Checkpoint, "load_model", load_and_count)
+    quality = evaluate_graph(tmp_path, tmp_path / "data.jsonl", tiny_random_checkpoint)
+    assert quality.expert_change_share == 0
+    assert beside == [0, 0]

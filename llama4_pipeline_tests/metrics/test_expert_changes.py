@@ -6,7 +6,7 @@ from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metrics.expert_changes import expert_change_share
+from llama4_pipeline.metrics.expert_changes import ReferenceRouting
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 _DOCUMENTS = [np.random.default_rng(1).integers(3, 131, size=size) for size in (200, 100)]
@@ -23,11 +23,13 @@ def test_rounding_sends_tokens_to_other_experts_and_exact_graphs_do_not(
 ) -> None:
     graph = _fused(tiny_random_checkpoint, tmp_path)
     quantize_graph(graph, tmp_path / "int4", precision="int4", method="rtn")
-    assert expert_change_share(tiny_random_checkpoint, graph, _DOCUMENTS) == 0
-    share = expert_change_share(tiny_random_checkpoint, tmp_path / "int4", _DOCUMENTS)
+    routing = ReferenceRouting(tiny_random_checkpoint, _DOCUMENTS)
+    assert routing.change_share(graph) == 0
+    share = routing.change_share(tmp_path / "int4")
     assert share is not None and 0.01 < share < 0.6
+    assert routing.change_share(graph, "cuda") is None, "a graph made for CUDA is not asked on the CPU"
 
 
 def test_a_dense_model_has_none(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "dense", moe_layers=[])
-    assert expert_change_share(checkpoint, tmp_path, _DOCUMENTS) is None
+    assert ReferenceRouting(checkpoint, _DOCUMENTS).change_share(tmp_path) is None

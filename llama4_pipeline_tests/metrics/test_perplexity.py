@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import Perplexity, log_softmax, measure_perplexity, windows
+from llama4_pipeline.runtime.engines import open_decoder
 
 _DOCUMENT = np.random.default_rng(1).integers(3, 131, size=200)
 
@@ -35,6 +36,17 @@ def test_equals_a_plain_transformers_loop(model, decoder, context, stride):
     value, tokens = _transformers_loop(model, _DOCUMENT, context, stride)
     assert measured.value == pytest.approx(value, rel=1e-5)
     assert measured.tokens == tokens == len(_DOCUMENT) - 1
+
+
+@pytest.mark.parametrize(("context", "stride"), [(128, 64), (200, 100), (40, 13)])
+def test_the_pytorch_engine_gives_the_perplexity_of_transformers(
+    tiny_random_checkpoint, model, context, stride
+):
+    pytorch = open_decoder("pytorch", checkpoint=tiny_random_checkpoint)
+    measured = measure_perplexity(pytorch, [_DOCUMENT], context=context, stride=stride)
+    value, tokens = _transformers_loop(model, _DOCUMENT, context, stride)
+    assert measured.value == pytest.approx(value, rel=1e-5)
+    assert measured.tokens == tokens
 
 
 def test_documents_are_pooled_by_token_and_do_not_see_each_other(decoder):

@@ -66,6 +66,14 @@ def test_markdown_is_narrow_and_names_what_was_not_measured(measurements):
     assert "21.400 ± 0.310" in text
 
 
+def test_the_share_of_tokens_whose_expert_changes_has_its_column(measurements):
+    moved = invent("ONNX Runtime INT4", "int4", 7.14, 73_000_000, expert_change_share=0.0173)
+    quality = markdown_tables([measurements[0], moved]).split("\n\n")[-1]
+    heads, _, pytorch, int4 = ([cell.strip() for cell in line.split("|")] for line in quality.splitlines())
+    column = heads.index("rerouted")
+    assert (pytorch[column], int4[column]) == ("-", "1.7%")
+
+
 def test_rows_that_share_an_engine_are_told_apart_by_precision_or_model(measurements):
     half = invent("PyTorch eager", "bfloat16", 140.0, 240_000_000)
     assert "PyTorch eager bfloat16" in markdown_tables([*measurements, half])

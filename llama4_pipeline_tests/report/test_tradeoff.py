@@ -6,7 +6,12 @@ from llama4_pipeline.report.tradeoff import draw_tradeoff
 def _row(precision: str, method: str, size: int, divergence: float) -> MethodResult:
     quality = QualityResult(kl_divergence=divergence, kl_stderr=divergence / 10, perplexity_ratio=1.0)
     return MethodResult(
-        precision=precision, method=method, model_bytes=size, weight_bytes=size, quality=quality
+        precision=precision,
+        method=method,
+        model_bytes=size,
+        weight_bytes=size,
+        decode_latency_ms=0.5,
+        quality=quality,
     )
 
 

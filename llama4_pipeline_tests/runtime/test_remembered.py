@@ -34,3 +34,13 @@ def test_the_same_question_is_computed_once_and_only_from_a_fresh_cache(tiny_ran
         assert np.array_equal(said, plain.forward(tokens, logits_to_keep=kept))
     with pytest.raises(RuntimeError, match="reset it before each forward"):
         remembered.forward(second)
+
+
+def test_what_was_said_lies_on_disk_until_it_is_closed(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    remembered = RememberedDecoder(open_decoder("pytorch", checkpoint=tiny_random_checkpoint), tmp_path)
+    for token in (5, 6):
+        remembered.reset()
+        assert isinstance(remembered.forward(np.array([[token, 7]])), np.memmap)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    remembered.close()
+    assert list(tmp_path.iterdir()) == []
