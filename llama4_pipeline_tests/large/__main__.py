@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from llama4_pipeline_tests.large.cases import CASES
+from llama4_pipeline_tests.large.cases import CASES, growth_faults
 from llama4_pipeline_tests.large.page import write_page
 from llama4_pipeline_tests.large.run import Figures, run_case
 
@@ -26,16 +26,19 @@ def main() -> int:
     asked = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     measured = _measured_before(asked.page) if asked.only else {}
+    anew: dict[str, Figures] = {}
     broken = []
     for case in CASES:
         if asked.only in case.name:
             _logger.info("%s: %s", case.name, " ".join(case.command("CHECKPOINT", "GRAPH")))
-            measured[case.name] = run_case(case, asked.scratch)
-            broken += case.faults(measured[case.name])
+            anew[case.name] = run_case(case, asked.scratch)
+            measured |= anew
+            broken += case.faults(anew[case.name])
             write_page(asked.page, [(each, measured[each.name]) for each in CASES if each.name in measured])
             _record(asked.page).write_text(
                 json.dumps({name: asdict(row) for name, row in measured.items()}, indent=1)
             )
+    broken += growth_faults(anew)
     for fault in broken:
         _logger.error("%s", fault)
     return 1 if broken else 0
