@@ -138,7 +138,7 @@ def validate(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint)
-    tokens = read_calibration(text, source.load_tokenizer()).sequences if text else ()
+    tokens = read_calibration(text, source.directory).sequences if text else ()
     report = validate_within_memory(
         source, graph, lengths=lengths, batches=batch, text=[int(t) for piece in tokens for t in piece]
     )
@@ -162,7 +162,8 @@ def validate(
 @click.option(
     "--calibration",
     metavar="DATA",
-    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT.",
+    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT; or token "
+    'ids, one {"input_ids": [...]} a line of a JSONL file.',
 )
 @click.option("--checkpoint", metavar="DIR", help="The graph's PyTorch original, which qat trains.")
 @click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
@@ -245,7 +246,6 @@ def _conversion(
     from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.llama4.checkpoint import Checkpoint
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
     def convert(graph: Path, out: Path) -> _Report:
         return quantize(
@@ -254,7 +254,7 @@ def _conversion(
             precision=precision,
             method=method,
             block_size=block_size,
-            calibration=read_calibration(calibration, load_tokenizer(graph)) if calibration else None,
+            calibration=read_calibration(calibration, graph) if calibration else None,
             checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
         )
 
