@@ -30,7 +30,7 @@ def main() -> int:
     broken = []
     for case in CASES:
         if asked.only in case.name:
-            _logger.info("%s: %s", case.name, " ".join(case.command("CHECKPOINT", "GRAPH")))
+            _logger.info("%s: %s", case.name, " ".join(case.command(case.checkpoint, "GRAPH", "FLOAT")))
             anew[case.name] = run_case(case, asked.scratch)
             measured |= anew
             broken += case.faults(anew[case.name])

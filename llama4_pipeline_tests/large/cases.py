@@ -15,6 +15,7 @@ LIMIT_BYTES = 6 * GIB
 BUSY_LOAD = 0.5
 """Other runnable processes per core from which on a machine is called busy."""
 STREAM_WEIGHTS_PER_SECOND = 100e6
+CALIBRATION_FILE = "calibration.jsonl"
 _ONCE = 1.05  # bytes that pass, next to the bytes that there are
 _OWN_BYTES = 500_000_000  # that a process reads besides: Python and its libraries
 _LINEAR = 1.5
@@ -22,18 +23,19 @@ _LINEAR = 1.5
 
 @dataclass(frozen=True)
 class Case:
-    """One command, an export or a validation.
+    """One command: an export, or what comes behind an export in float32, a validation or a quantization.
 
     Attributes:
         name: for the table.
         model: of the catalog; its weights are synthetic, bfloat16.
         layers: instead of the model's own number; None keeps it.
-        options: of `llama4-pipeline export`, or of `validate`, which comes behind an export in float32.
+        options: of the command.
         peak_bytes: bound on its peak resident memory.
         seconds: bound on the wall time of the command; None for none.
         weights_per_second: bound on them, by wall time; None for none.
         limit_bytes: hard limit on its private memory.
-        verb: "export" or "validate".
+        verb: "export", "validate" or "quantize".
+        calibration_tokens: random ones that are written to `calibration.jsonl` in the directory where it runs.
         shards: whether the checkpoint is written out as safetensors first, so that each byte is to be read and
             written once; otherwise weights are made on demand.
     """
@@ -46,7 +48,8 @@ class Case:
     seconds: float | None = None
     weights_per_second: float | None = None
     limit_bytes: int = LIMIT_BYTES
-    verb: Literal["export", "validate"] = "export"
+    verb: Literal["export", "validate", "quantize"] = "export"
+    calibration_tokens: int = 0
     shards: bool = False
 
     @property
@@ -64,10 +67,20 @@ class Case:
         changes = {} if self.layers is None else {"num_hidden_layers": self.layers}
         return load_catalog()[self.model].config | changes
 
-    def command(self, checkpoint: str, graph: str) -> list[str]:
-        """The command line."""
-        where = {"export": "--out", "validate": "--graph"}[self.verb]
-        return ["llama4-pipeline", self.verb, "--checkpoint", checkpoint, where, graph, *self.options]
+    def command(self, checkpoint: str, graph: str, float_graph: str) -> list[str]:
+        """The command line.
+
+        Args:
+            checkpoint: directory of the model.
+            graph: directory that is made, or validated.
+            float_graph: directory of the float32 graph that is quantized.
+        """
+        places = {
+            "export": ["--checkpoint", checkpoint, "--out", graph],
+            "validate": ["--checkpoint", checkpoint, "--graph", graph],
+            "quantize": ["--graph", float_graph, "--out", graph],
+        }
+        return ["llama4-pipeline", self.verb, *places[self.verb], *self.options]
 
     def faults(self, figures: "Figures") -> list[str]:
         """The bounds that were broken."""
@@ -139,6 +152,25 @@ CASES = (
         2 * GIB,
         limit_bytes=3 * GIB,
         verb="validate",
+    ),
+    Case(
+        "mini, float32 graph to INT4",
+        "mini",
+        None,
+        ("--precision", "int4", "--method", "rtn"),
+        2 * GIB,
+        verb="quantize",
+    ),
+    Case(
+        "mini, float32 graph to INT4 by gptq",
+        "mini",
+        None,
+        ("--precision", "int4", "--method", "gptq", "--calibration", CALIBRATION_FILE),
+        8 * GIB,
+        seconds=15 * 60,
+        limit_bytes=8 * GIB,
+        verb="quantize",
+        calibration_tokens=1 << 15,
     ),
 )
 

@@ -28,6 +28,8 @@ INT4 and INT8 are by round to nearest. Time is that of the whole command, start 
 
 `mini, validated layer by layer` is `validate` of a float32 graph where both models as a whole (8.6 GB and the process)
 do not fit into its limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
+The rows behind it are `quantize --graph` of the same graph; gptq, which runs the model on its calibration tokens, is
+allowed 8 GiB and 15 minutes.
 
 Read and written are the bytes that pass between the process and the system (rchar and wchar of `/proc/PID/io`). Each
 command reads, besides the checkpoint, Python with its libraries, and what it wrote once more, for the hash in
@@ -57,7 +59,8 @@ _COLUMNS = (
 
 _TAIL = """
 The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, nothing else;
-`scout-shards` is what `llama4-pipeline shards --checkpoint scout --out scout-shards` makes of one):
+`scout-shards` is what `llama4-pipeline shards --checkpoint scout --out scout-shards` makes of one; `FLOAT` is the fused
+float32 graph that `export` makes; `calibration.jsonl` holds 32,768 random token ids, 512 a line):
 
 {commands}
 
@@ -67,7 +70,9 @@ The commands (a checkpoint directory here holds `config.json` and `synthetic_wei
 
 def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
     """Writes the page anew from what was measured so far."""
-    commands = "\n".join(f"    {' '.join(case.command(case.checkpoint, 'GRAPH'))}" for case, _ in measured)
+    commands = "\n".join(
+        f"    {' '.join(case.command(case.checkpoint, 'GRAPH', 'FLOAT'))}" for case, _ in measured
+    )
     page.parent.mkdir(exist_ok=True)
     rows = [_COLUMNS, ("---",) * len(_COLUMNS), *(_cells(case, figures) for case, figures in measured)]
     table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)

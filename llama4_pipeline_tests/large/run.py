@@ -1,6 +1,7 @@
 """Runs one command in a process of its own under a hard limit of memory, and measures it as `/usr/bin/time -v` does."""
 
 import datetime
+import json
 import os
 import resource
 import shutil
@@ -12,9 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
-from llama4_pipeline_tests.large.cases import GIB, Case
+from llama4_pipeline_tests.large.cases import CALIBRATION_FILE, GIB, Case
 
 _PROGRAM = (sys.executable, "-m", "llama4_pipeline.cli")
 
@@ -57,19 +60,24 @@ def run_case(case: Case, scratch: Path) -> Figures:
         RuntimeError: the command failed.
     """
     with tempfile.TemporaryDirectory(prefix="large-", dir=scratch) as root:
-        checkpoint, out = Path(root) / case.model, Path(root) / "onnx"
+        checkpoint, out, float_graph = (Path(root) / name for name in (case.model, "onnx", "float"))
         write_synthetic_checkpoint(checkpoint, case.config(), seed=0, dtype="bfloat16")
         source = Checkpoint.open(checkpoint)
         if case.shards:
             checkpoint = Path(root) / case.checkpoint
             write_shards(source, checkpoint)
-        if case.verb == "validate":
-            export = ["export", "--checkpoint", str(checkpoint), "--out", str(out), "--form", "fused"]
+        if case.verb != "export":
+            made = out if case.verb == "validate" else float_graph
+            export = ["export", "--checkpoint", str(checkpoint), "--out", str(made), "--form", "fused"]
             subprocess.run([*_PROGRAM, *export], check=True)
+        if case.calibration_tokens:
+            vocabulary = source.architecture.vocab_size
+            _write_token_ids(Path(root) / CALIBRATION_FILE, case.calibration_tokens, vocabulary)
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
         start = time.monotonic()
         process = subprocess.Popen(
-            [*_PROGRAM, *case.command(str(checkpoint), str(out))[1:]],
+            [*_PROGRAM, *case.command(str(checkpoint), str(out), str(float_graph))[1:]],
+            cwd=root,
             preexec_fn=partial(_limit_memory, case.limit_bytes),
         )
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
@@ -93,6 +101,12 @@ def run_case(case: Case, scratch: Path) -> Figures:
             date=datetime.date.today().isoformat(),
             machine=_machine(),
         )
+
+
+def _write_token_ids(file: Path, tokens: int, vocabulary: int) -> None:
+    """Random token ids, 512 a line."""
+    ids = np.random.default_rng(0).integers(vocabulary, size=(tokens // 512, 512))
+    file.write_text("".join(json.dumps({"input_ids": line}) + "\n" for line in ids.tolist()))
 
 
 def _bytes_passed(pid: int) -> dict[str, int]:

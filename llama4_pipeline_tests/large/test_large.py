@@ -7,7 +7,7 @@ import pytest
 
 from llama4_pipeline_tests.large.cases import CASES, Case, growth_faults
 from llama4_pipeline_tests.large.page import write_page
-from llama4_pipeline_tests.large.run import Figures
+from llama4_pipeline_tests.large.run import Figures, run_case
 
 BY_NAME = {case.name: case for case in CASES}
 STREAM, SHARDS = BY_NAME["Scout, 4 layers, INT4"], BY_NAME["Scout, 4 layers, shards on disk, INT4"]
@@ -67,6 +67,15 @@ def test_time_grows_with_the_weights(cpu_seconds: float, faults: int) -> None:
     }
     assert len(growth_faults(measured)) == faults
     assert growth_faults({STREAM.name: GOOD}) == []
+
+
+def test_a_command_is_measured_and_what_it_wrote_is_gone(tmp_path: Path) -> None:
+    tiny = replace(SHARDS, model="tiny", layers=2)
+    figures = run_case(tiny, tmp_path)
+    assert tiny.faults(figures) == []
+    assert figures.written_bytes >= figures.output_bytes > figures.parameters / 2
+    assert figures.read_bytes >= figures.input_bytes == 2 * figures.parameters
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_row_keeps_its_day_and_machine_and_names_its_checkpoint(tmp_path: Path) -> None:
