@@ -36,6 +36,7 @@ class Case:
         limit_bytes: hard limit on its private memory.
         verb: "export", "validate" or "quantize".
         calibration_tokens: random ones that are written to `calibration.jsonl` in the directory where it runs.
+        free_bytes: of disk, without which it is left out.
         shards: whether the checkpoint is written out as safetensors first, so that each byte is to be read and
             written once; otherwise weights are made on demand.
     """
@@ -50,6 +51,7 @@ class Case:
     limit_bytes: int = LIMIT_BYTES
     verb: Literal["export", "validate", "quantize"] = "export"
     calibration_tokens: int = 0
+    free_bytes: int = 0
     shards: bool = False
 
     @property
@@ -125,6 +127,15 @@ _FOUR_LAYERS = Case(
     _STREAM_PEAK,
     weights_per_second=STREAM_WEIGHTS_PER_SECOND,
 )
+_ALL_LAYERS = Case(
+    "Scout, all 48 layers, INT4",
+    "scout",
+    None,
+    ("--precision", "int4"),
+    _STREAM_PEAK,
+    weights_per_second=STREAM_WEIGHTS_PER_SECOND,
+    free_bytes=63_000_000_000,
+)
 
 CASES = (
     Case("Scout, graph only", "scout", None, _GRAPH_ONLY, 2 * GIB, seconds=120),
@@ -172,6 +183,7 @@ CASES = (
         verb="quantize",
         calibration_tokens=1 << 15,
     ),
+    _ALL_LAYERS,
 )
 
 
@@ -179,19 +191,22 @@ def growth_faults(measured: Mapping[str, "Figures"]) -> list[str]:
     """Whether time grows with the weights alone: CPU time per weight, without that of the graph, is that of one layer.
 
     Args:
-        measured: by the name of the case, of one machine and day; nothing is said where one of the three is missing.
+        measured: by the name of the case, of one machine and day; nothing is said of what is missing.
     """
-    graph, one, four = (measured.get(case.name) for case in (_ONE_LAYER_GRAPH, _ONE_LAYER, _FOUR_LAYERS))
-    if graph is None or one is None or four is None:
+    if not {_ONE_LAYER_GRAPH.name, _ONE_LAYER.name} <= measured.keys():
         return []
-    of_one, of_four = (
-        (figures.cpu_seconds - graph.cpu_seconds) / figures.parameters * 1e9 for figures in (one, four)
-    )
-    if of_four <= _LINEAR * of_one:
-        return []
+
+    def seconds(case: Case) -> float:
+        """Per billion weights."""
+        figures = measured[case.name]
+        return (figures.cpu_seconds - measured[_ONE_LAYER_GRAPH.name].cpu_seconds) / figures.parameters * 1e9
+
+    of_one = seconds(_ONE_LAYER)
     return [
-        f"{_FOUR_LAYERS.name}: {format_number(of_four)} CPU seconds per billion weights, at most {_LINEAR} times the "
-        f"{format_number(of_one)} of one layer allowed{_busy(four)}"
+        f"{case.name}: {format_number(seconds(case))} CPU seconds per billion weights, at most {_LINEAR} times the "
+        f"{format_number(of_one)} of one layer allowed{_busy(measured[case.name])}"
+        for case in (_FOUR_LAYERS, _ALL_LAYERS)
+        if case.name in measured and seconds(case) > _LINEAR * of_one
     ]
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.large.cases import BUSY_LOAD, GIB, LIMIT_BYTES, Case
-from llama4_pipeline_tests.large.run import Figures
+from llama4_pipeline_tests.large.run import Figures, LeftOut
 
 _HEAD = f"""# Models larger than memory
 
@@ -64,11 +64,12 @@ float32 graph that `export` makes; `calibration.jsonl` holds 32,768 random token
 
 {commands}
 
-`make large` measures again and writes this page (about 30 GB of disk for a while; LARGE_SCRATCH=DIR chooses where).
+`make large` measures again and writes this page. It takes about 30 GB of disk for a while, and 63 GB for all of Scout,
+which is left out where they are not free; LARGE_SCRATCH=DIR chooses where.
 """
 
 
-def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
+def write_page(page: Path, measured: list[tuple[Case, Figures | LeftOut]]) -> None:
     """Writes the page anew from what was measured so far."""
     commands = "\n".join(
         f"    {' '.join(case.command(case.checkpoint, 'GRAPH', 'FLOAT'))}" for case, _ in measured
@@ -79,7 +80,13 @@ def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
     page.write_text(_HEAD + table + _TAIL.format(commands=commands))
 
 
-def _cells(case: Case, figures: Figures) -> tuple[str, ...]:
+def _cells(case: Case, figures: Figures | LeftOut) -> tuple[str, ...]:
+    measured = f"{figures.date}, {figures.machine}"
+    parameters = f"{format_number(figures.parameters / 1e9)} B"
+    if isinstance(figures, LeftOut):
+        needed, free = format_bytes(figures.needed_bytes), format_bytes(figures.free_bytes)
+        left_out = f"left out: {needed} of disk needed, {free} free"
+        return (case.name, parameters, left_out, *[""] * (len(_COLUMNS) - 4), measured)
     rates = ("", "")
     if case.streams:
         rates = (
@@ -88,7 +95,7 @@ def _cells(case: Case, figures: Figures) -> tuple[str, ...]:
         )
     return (
         case.name,
-        f"{format_number(figures.parameters / 1e9)} B",
+        parameters,
         format_bytes(figures.input_bytes) if case.streams else "",
         format_bytes(figures.output_bytes),
         format_bytes(figures.read_bytes),
@@ -98,5 +105,5 @@ def _cells(case: Case, figures: Figures) -> tuple[str, ...]:
         f"{figures.peak_bytes / GIB:.2f} GiB",
         *rates,
         f"{figures.load:.1f}",
-        f"{figures.date}, {figures.machine}",
+        measured,
     )

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline_tests.large.cases import CALIBRATION_FILE, GIB, Case
@@ -53,13 +54,36 @@ class Figures:
     machine: str
 
 
-def run_case(case: Case, scratch: Path) -> Figures:
-    """Runs the command, measures it, and deletes what was written.
+@dataclass(frozen=True)
+class LeftOut:
+    """A command that the disk has no room for.
+
+    Attributes:
+        parameters: of the model.
+        needed_bytes: of disk.
+        free_bytes: that there were.
+        date: when that was, YYYY-MM-DD.
+        machine: on which, in words.
+    """
+
+    parameters: int
+    needed_bytes: int
+    free_bytes: int
+    date: str
+    machine: str
+
+
+def run_case(case: Case, scratch: Path) -> Figures | LeftOut:
+    """Runs the command, measures it, and deletes what was written; leaves it out where the disk is too small.
 
     Raises:
         RuntimeError: the command failed.
     """
-    with tempfile.TemporaryDirectory(prefix="large-", dir=scratch) as root:
+    date, machine, free = datetime.date.today().isoformat(), _machine(), shutil.disk_usage(scratch).free
+    if free < case.free_bytes:
+        parameters = Architecture.from_config(case.config()).parameters()
+        return LeftOut(parameters, case.free_bytes, free, date, machine)
+    with tempfile.TemporaryDirectory(prefix="large-", dir=scratch.resolve()) as root:
         checkpoint, out, float_graph = (Path(root) / name for name in (case.model, "onnx", "float"))
         write_synthetic_checkpoint(checkpoint, case.config(), seed=0, dtype="bfloat16")
         source = Checkpoint.open(checkpoint)
@@ -98,8 +122,8 @@ def run_case(case: Case, scratch: Path) -> Figures:
             read_bytes=passed["rchar"],
             written_bytes=passed["wchar"],
             load=load,
-            date=datetime.date.today().isoformat(),
-            machine=_machine(),
+            date=date,
+            machine=machine,
         )
 
 
