@@ -5,6 +5,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,6 +26,7 @@ from pydantic import (
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.llama4.text_config import DEFAULTS
 from llama4_pipeline.methods import METHODS, QAT
 from llama4_pipeline.needs import Demand, Needs, needs
@@ -154,13 +156,26 @@ class ModelSpec(BaseModel):
 
     @property
     def is_run_for_quantization(self) -> bool:
-        """Whether the float model is asked what calibration text reaches and which weights are sensitive."""
-        small = self.architecture is None or self.architecture.parameters() <= _LARGEST_RUN_PARAMETERS
-        return self.has_trained_weights and small
+        """Whether the float model is asked what calibration text reaches and which weights are sensitive.
+
+        Not where it is large, and what is not known to be small may be large.
+        """
+        known = self.architecture
+        return (
+            self.has_trained_weights and known is not None and known.parameters() <= _LARGEST_RUN_PARAMETERS
+        )
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What `config` describes; None where only the checkpoint knows."""
+        """What the config.json of a local source describes, else `config`; None where only the checkpoint knows."""
+        kind, _, place = self.source.partition(":")
+        if kind == "local":
+            with suppress(InputError):  # the checkpoint stage tells what is wrong with the directory
+                return Architecture.from_config(read_text_config(Path(place)))
+        return self._configured
+
+    @property
+    def _configured(self) -> Architecture | None:
         return Architecture.from_config(self.config) if self.config else None
 
     def needs(self, stage: str) -> Needs | None:
@@ -207,7 +222,7 @@ class ModelSpec(BaseModel):
         if not self.config and self.source in ("trained", "random"):
             raise ValueError(f"a config, since source is {self.source!r}")
         try:
-            architecture = self.architecture
+            architecture = self._configured
         except InputError as error:
             raise ValueError(f"a valid config; {error}") from error
         if architecture and self.max_context > architecture.max_position_embeddings:

@@ -12,6 +12,7 @@ from llama4_pipeline.pipeline import run_stage
 from llama4_pipeline.stages import STAGES
 
 CPU = Device("cpu", "a test")
+_SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "moe_layers": []}
 
 
 def _model(source: str = "hub:some/model", **keys: object) -> ModelSpec:
@@ -21,8 +22,7 @@ def _model(source: str = "hub:some/model", **keys: object) -> ModelSpec:
 def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
     own, store = tmp_path / "own.jsonl", Store(tmp_path / "store")
     own.write_text('{"text": "words that nobody has written before"}\n')
-    config = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "moe_layers": []}
-    model = _model("random", config=config, data=DataPlan(validation=str(own)))
+    model = _model("random", config=_SMALL, data=DataPlan(validation=str(own)))
     run_stage(STAGES["checkpoint"], model, store, CPU)
     first = run_stage(STAGES["datasets"], model, store, CPU)
     assert (first.artifact.directory / "validation.jsonl").read_text() == own.read_text()
@@ -37,6 +37,12 @@ def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> Non
 
 def test_a_models_method_takes_the_place_of_the_default() -> None:
     stages = [STAGES[name] for name in ("int8_graph", "int4_graph")]
-    assert [stage.parameters(_model(), CPU)["method"] for stage in stages] == ["rtn", "mixed"]
+    small = _model(config=_SMALL)
+    assert [stage.parameters(small, CPU)["method"] for stage in stages] == ["rtn", "mixed"]
     chosen = _model(quantization=QuantizationPlan(int8="qdq-dynamic", int4="qat"))
     assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
+
+
+def test_a_model_of_unknown_size_is_not_run_for_its_quantization() -> None:
+    assert STAGES["int4_graph"].parameters(_model(), CPU)["method"] == "k_quant"
+    assert not STAGES["datasets"].parameters(_model(), CPU)["cover_experts"]
