@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +24,7 @@ from pydantic import (
     model_validator,
 )
 
+from llama4_pipeline.artifacts.links import copied_bytes
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
@@ -178,8 +180,13 @@ class ModelSpec(BaseModel):
     def _configured(self) -> Architecture | None:
         return Architecture.from_config(self.config) if self.config else None
 
-    def needs(self, stage: str) -> Needs | None:
-        """Memory and disk that a stage needs for this model; None where only the checkpoint knows."""
+    def needs(self, stage: str, out: Path | None = None) -> Needs | None:
+        """Memory and disk that a stage needs for this model; None where only the checkpoint knows.
+
+        Args:
+            stage: Its name.
+            out: The directory it writes to, if that is known: from another file system a local checkpoint is copied.
+        """
         if self.architecture is None:
             return None
         tokens = self.benchmark.prompt_tokens + self.benchmark.new_tokens
@@ -191,7 +198,11 @@ class ModelSpec(BaseModel):
             trained=QAT in self.quantization.methods_of(stage),
             run=stage in self._run_stages(),
         )
-        return needs(demand, stage)
+        needed = needs(demand, stage)
+        if stage == "checkpoint" and out is not None and demand.source == "local":
+            weights = Path(self.source.partition(":")[2]).glob("*.safetensors")
+            return replace(needed, disk_bytes=copied_bytes(weights, out))
+        return needed
 
     def _run_stages(self) -> Iterator[str]:
         """Those that run the whole model in float32 over many texts."""
