@@ -12,8 +12,10 @@ from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
-from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, choose_method
-from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, choose_method
+from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
 
@@ -192,8 +194,8 @@ def quantize(
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()
-    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    needed = conversion_needs(size, precision, trained=method == QAT)
+    architecture = Architecture.from_config(read_text_config(graph))
+    needed = conversion_needs(architecture, Conversion(precision, method, calibrated=calibration is not None))
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
         convert = _conversion(precision, method, block_size, calibration, checkpoint)
