@@ -11,7 +11,7 @@ TORCH_INDEX ?=
 UI_HOST ?= 127.0.0.1
 UI_PORT ?= 3000
 PAGES_PORT ?= 3001
-# Where `make large` puts what it writes, about 30 GB for a while.
+# Where `make large` puts what it writes, about 30 GB for a while; 63 GB where there is room for all of Scout.
 LARGE_SCRATCH ?= /var/tmp
 # Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
 BENCHMARK ?=

@@ -5,6 +5,8 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,12 +24,14 @@ from pydantic import (
     model_validator,
 )
 
+from llama4_pipeline.artifacts.links import copied_bytes
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.llama4.text_config import DEFAULTS
-from llama4_pipeline.methods import METHODS, QAT
-from llama4_pipeline.needs import Demand, Needs, needs
+from llama4_pipeline.methods import METHODS
+from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
 CATALOG_FILE = Path(__file__).with_suffix(".toml")
@@ -97,15 +101,6 @@ class QuantizationPlan(BaseModel):
             raise ValueError(f"pairs of precision and method, {', '.join(known)}, not {unknown.pop()!r}")
         return compared
 
-    def methods_of(self, stage: str) -> tuple[str, ...]:
-        """Names of the methods that are known to make something in a stage."""
-        made = {
-            "int8_graph": (self.int8,),
-            "int4_graph": (self.int4,),
-            "quantization_tradeoff": tuple(pair.split()[1] for pair in self.compare),
-        }
-        return tuple(method for method in made.get(stage, ()) if method)
-
     @field_validator("int8", "int4")
     @classmethod
     def _check_method(cls, method: str | None, info: ValidationInfo) -> str | None:
@@ -154,17 +149,44 @@ class ModelSpec(BaseModel):
 
     @property
     def is_run_for_quantization(self) -> bool:
-        """Whether the float model is asked what calibration text reaches and which weights are sensitive."""
-        small = self.architecture is None or self.architecture.parameters() <= _LARGEST_RUN_PARAMETERS
-        return self.has_trained_weights and small
+        """Whether the float model is asked what calibration text reaches and which weights are sensitive.
+
+        Not where it is large, and what is not known to be small may be large.
+        """
+        known = self.architecture
+        return (
+            self.has_trained_weights and known is not None and known.parameters() <= _LARGEST_RUN_PARAMETERS
+        )
+
+    def method_of(self, precision: Literal["int8", "int4"]) -> str:
+        """The method by which its graph of a precision is made."""
+        chosen = self.quantization.int8 if precision == "int8" else self.quantization.int4
+        if chosen:
+            return chosen
+        if precision == "int8" or not self.has_trained_weights:
+            return "rtn"  # of random weights, speed and size are all that shows
+        return MIXED if self.is_run_for_quantization else "k_quant"
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """What `config` describes; None where only the checkpoint knows."""
+        """What the config.json of a local source describes, else `config`; None where only the checkpoint knows."""
+        kind, _, place = self.source.partition(":")
+        if kind == "local":
+            with suppress(InputError):  # the checkpoint stage tells what is wrong with the directory
+                return Architecture.from_config(read_text_config(Path(place)))
+        return self._configured
+
+    @property
+    def _configured(self) -> Architecture | None:
         return Architecture.from_config(self.config) if self.config else None
 
-    def needs(self, stage: str) -> Needs | None:
-        """Memory and disk that a stage needs for this model; None where only the checkpoint knows."""
+    def needs(self, stage: str, out: Path | None = None) -> Needs | None:
+        """Memory and disk that a stage needs for this model; None where only the checkpoint knows.
+
+        Args:
+            stage: Its name.
+            out: The directory it writes to, if that is known: from another file system a local checkpoint is copied.
+        """
         if self.architecture is None:
             return None
         tokens = self.benchmark.prompt_tokens + self.benchmark.new_tokens
@@ -173,10 +195,28 @@ class ModelSpec(BaseModel):
             source=self.source.partition(":")[0],
             dtype=self.dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
-            trained=QAT in self.quantization.methods_of(stage),
+            conversions=self._conversions(stage),
             run=stage in self._run_stages(),
         )
-        return needs(demand, stage)
+        needed = needs(demand, stage)
+        if stage == "checkpoint" and out is not None and demand.source == "local":
+            weights = Path(self.source.partition(":")[2]).glob("*.safetensors")
+            return replace(needed, disk_bytes=copied_bytes(weights, out))
+        return needed
+
+    def _conversions(self, stage: str) -> tuple[Conversion, ...]:
+        """What is quantized in a stage."""
+        made: dict[str, list[tuple[str, str]]] = {
+            "int8_graph": [("int8", self.method_of("int8"))],
+            "int4_graph": [("int4", self.method_of("int4"))],
+        }
+        if self.has_trained_weights:
+            pairs = (pair.split() for pair in self.quantization.compare)
+            made["quantization_tradeoff"] = [(precision, method) for precision, method in pairs]
+        return tuple(
+            Conversion(precision, method, calibrated=METHODS[method].calibration == "needed")
+            for precision, method in made.get(stage, ())
+        )
 
     def _run_stages(self) -> Iterator[str]:
         """Those that run the whole model in float32 over many texts."""
@@ -207,7 +247,7 @@ class ModelSpec(BaseModel):
         if not self.config and self.source in ("trained", "random"):
             raise ValueError(f"a config, since source is {self.source!r}")
         try:
-            architecture = self.architecture
+            architecture = self._configured
         except InputError as error:
             raise ValueError(f"a valid config; {error}") from error
         if architecture and self.max_context > architecture.max_position_embeddings:

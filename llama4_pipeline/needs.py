@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
@@ -18,6 +19,14 @@ _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
 _ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
 _BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
+MIXED = "mixed"
+_ORT_METHODS = (QDQ_DYNAMIC, QDQ_STATIC)
+_ORT_BITS = (32, 8.5)
+_LAYERS = "model.layers."
+_CALIBRATION_TOKENS = 1 << 15  # that a graph is calibrated on at most (graph.quantize.STATISTICS_TOKENS)
+_SENSITIVITY_TOKENS = 1 << 10  # graph.quantize.mixed.SENSITIVITY_TOKENS
+_MOMENTS = 12  # matrices as wide as the widest: the second moments of a layer's inputs, and what is computed from one
+_STATES = 4  # hidden states of a token, between two layers and within one
 _MEASURED = {"pytorch_baseline", "benchmarks"}
 _VALIDATED = {"validated_graph", "simplified_graph", "optimized_graph"}
 _STREAMED = {
@@ -48,6 +57,21 @@ class Needs:
 
 
 @dataclass(frozen=True)
+class Conversion:
+    """A float32 graph in fewer bits.
+
+    Attributes:
+        precision: "fp16", "int8" or "int4".
+        method: Of quantization, a name of `METHODS`; None for fp16.
+        calibrated: Whether calibration tokens run through the graph.
+    """
+
+    precision: str
+    method: str | None = None
+    calibrated: bool = False
+
+
+@dataclass(frozen=True)
 class Demand:
     """What decides how much a model needs.
 
@@ -56,7 +80,7 @@ class Demand:
         source: "trained", "random", "hub" or "local".
         dtype: What its checkpoint is stored in.
         cached_tokens: Tokens of KV cache that a measurement fills, over all rows of its largest batch.
-        trained: Whether a conversion trains the model beside its float original.
+        conversions: Of the float32 graph that the stage makes, one after the other.
         run: Whether the stage runs the whole model in float32 over texts.
     """
 
@@ -64,7 +88,7 @@ class Demand:
     source: str
     dtype: str
     cached_tokens: int
-    trained: bool = False
+    conversions: tuple[Conversion, ...] = ()
     run: bool = False
 
 
@@ -78,23 +102,32 @@ def needs(demand: Demand, stage: str) -> Needs:
         demand: The model.
         stage: Name of a stage of the pipeline; one that handles no weights needs a process only.
     """
-    memory = math.ceil(_memory(demand, stage))
+    converted = [conversion_needs(demand.architecture, conversion) for conversion in demand.conversions]
+    beside = demand.architecture.parameters() * _GRAPH_BYTES if demand.run else 0  # PyTorch's model
+    memory = max([math.ceil(_memory(demand, stage)), *(needed.memory_bytes + beside for needed in converted)])
+    disk = max([math.ceil(_disk(demand, stage)), *(needed.disk_bytes for needed in converted)])
     device = memory - _PROCESS_BYTES if stage in _MEASURED else 0
-    return Needs(memory, math.ceil(_disk(demand, stage)), device)
+    return Needs(memory, disk, device)
 
 
-def conversion_needs(graph_bytes: int, precision: str, trained: bool = False) -> Needs:
-    """What it takes to convert a float32 graph of so many bytes to "fp16", "int8" or "int4".
-
-    Args:
-        graph_bytes: Of the graph's files.
-        precision: To make.
-        trained: Whether the checkpoint is trained for it, beside its float original.
-    """
-    _, bits = _GRAPH_BITS[f"{precision}_graph"]
-    training = graph_bytes / _GRAPH_BYTES * (_TRAINING_BYTES + _GRAPH_BYTES) if trained else 0
-    memory = _PROCESS_BYTES + 3 * _BLOCK_BYTES + math.ceil(training)
-    return Needs(memory, math.ceil(graph_bytes / 32 * bits))
+def conversion_needs(architecture: Architecture, conversion: Conversion) -> Needs:
+    """What it takes to convert a model's float32 graph, temporary files on the disk of the result included."""
+    whole = architecture.parameters() * _GRAPH_BYTES
+    disk = _graph_bytes(architecture, *_GRAPH_BITS[f"{conversion.precision}_graph"])
+    memory = 3 * _BLOCK_BYTES
+    if conversion.calibrated:
+        memory += _layer_by_layer(architecture)
+    if conversion.method == MIXED:
+        memory = max(memory, whole + _sensitivity(architecture))
+    elif conversion.method == QAT:  # trained beside its float original, then written as a checkpoint
+        memory = architecture.parameters() * (_TRAINING_BYTES + _GRAPH_BYTES)
+        disk += whole
+    elif (
+        conversion.method in _ORT_METHODS
+    ):  # a copy is loaded whole; the result, experts in float, is written twice
+        memory = 3 * whole
+        disk = whole + 2 * _graph_bytes(architecture, *_ORT_BITS)
+    return Needs(_PROCESS_BYTES + math.ceil(memory), math.ceil(disk))
 
 
 def whole_validation_bytes(architecture: Architecture) -> int:
@@ -108,8 +141,6 @@ def _memory(demand: Demand, stage: str) -> float:
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
-    if demand.trained:
-        return _PROCESS_BYTES + parameters * (_TRAINING_BYTES + _GRAPH_BYTES)
     if demand.run:
         return whole_validation_bytes(demand.architecture)
     if stage == "pytorch_baseline":
@@ -130,9 +161,35 @@ def _disk(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
     if stage == "checkpoint" and demand.source in ("trained", "hub"):
         return parameters * _DTYPE_BYTES[demand.dtype]
-    expert_bits, bits = _GRAPH_BITS.get(stage, (0, 0))
-    experts = sum(map(math.prod, _expert_stacks(demand.architecture)))
-    return (experts * expert_bits + (parameters - experts) * bits) / 8
+    return _graph_bytes(demand.architecture, *_GRAPH_BITS.get(stage, (0, 0)))
+
+
+def _graph_bytes(architecture: Architecture, expert_bits: float, bits: float) -> float:
+    experts = sum(map(math.prod, _expert_stacks(architecture)))
+    return (experts * expert_bits + (architecture.parameters() - experts) * bits) / 8
+
+
+def _layer_by_layer(architecture: Architecture) -> int:
+    """A layer or a table in ONNX Runtime with a packed copy, moments of its inputs, and what flows between layers."""
+    segment = max(_largest_layer(architecture), architecture.vocab_size * architecture.hidden_size)
+    moments = _MOMENTS * _widest(architecture) ** 2 * _GRAPH_BYTES
+    states = _STATES * _CALIBRATION_TOKENS * architecture.hidden_size * _GRAPH_BYTES
+    return 2 * segment * _GRAPH_BYTES + moments + states
+
+
+def _sensitivity(architecture: Architecture) -> int:
+    """Beside the graph: a table or the experts of a layer, rounded, and predictions of two models."""
+    largest = max(map(math.prod, architecture.checkpoint_tensors().values()))
+    return (3 * largest + 3 * _SENSITIVITY_TOKENS * architecture.vocab_size) * _GRAPH_BYTES
+
+
+def _widest(architecture: Architecture) -> int:
+    """Inputs of the widest matrix of a layer."""
+    return max(
+        shape[-1] if len(shape) == 2 else shape[1]
+        for name, shape in architecture.checkpoint_tensors().items()
+        if name.startswith(_LAYERS) and len(shape) > 1
+    )
 
 
 def _expert_stacks(architecture: Architecture) -> list[tuple[int, ...]]:
@@ -143,7 +200,7 @@ def _largest_layer(architecture: Architecture) -> int:
     """Weights of the largest layer."""
     weights: dict[str, int] = {}
     for name, shape in architecture.checkpoint_tensors().items():
-        if name.startswith("model.layers."):
+        if name.startswith(_LAYERS):
             layer = name.split(".")[2]
             weights[layer] = weights.get(layer, 0) + math.prod(shape)
     return max(weights.values())

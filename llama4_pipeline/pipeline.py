@@ -64,8 +64,14 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
     def make(out: Path) -> Mapping[str, Any]:
         reasons.append("measured anew" if anew else _why(store, recipe))
         _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
-        needed = model.needs(stage.name)
-        if needed:
+        needed = model.needs(stage.name, out)
+        if needed is None:
+            _logger.warning(
+                "whether there is room for %s of %s is not known beforehand: its table in the catalog has no config",
+                stage.name,
+                model.name,
+            )
+        else:
             on_gpu = stage.may_use_gpu and device.name == "cuda"
             require(f"{stage.name} of {model.name}", needed, out, on_gpu=on_gpu)
         build = _function(stage.build)

@@ -115,17 +115,11 @@ def _revalidate(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int8", "method": model.quantization.int8 or "rtn"}
+    return {"precision": "int8", "method": model.method_of("int8")}
 
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int4", "method": model.quantization.int4 or _default_int4(model)}
-
-
-def _default_int4(model: "ModelSpec") -> str:
-    if not model.has_trained_weights:
-        return "rtn"  # speed and size are all that such a model shows
-    return "mixed" if model.is_run_for_quantization else "k_quant"
+    return {"precision": "int4", "method": model.method_of("int4")}
 
 
 def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from transformers import Llama4TextConfig
 from llama4_pipeline.catalog import CATALOG_FILE, USER_CATALOG_VARIABLE, find_model, load_catalog
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
 
 BILLIONS = {
     "tiny": 0.003,
@@ -98,6 +99,24 @@ def test_a_hub_model_needs_no_config(user_file: Path) -> None:
     assert model.architecture is None
     assert model.needs("checkpoint") is None
     assert model.has_trained_weights
+    assert not model.is_run_for_quantization, "it may be large"
+
+
+@pytest.mark.parametrize(("layers", "small"), [(2, True), (48, False)])
+def test_the_size_of_a_local_model_is_that_of_its_own_config(
+    user_file: Path, layers: int, small: bool
+) -> None:
+    config = load_catalog()["scout"].config | {
+        "num_hidden_layers": layers,
+        "vocab_size": 1000,
+        "hidden_size": 1280,
+    }
+    write_synthetic_checkpoint(user_file.parent / "weights", config, seed=0, dtype="bfloat16")
+    user_file.write_text('[models.x]\ndescription = "X"\nsource = "local:weights"\nmax_context = 512\n')
+    model = load_catalog(user_file)["x"]
+    assert model.architecture == Architecture.from_config(config)
+    assert model.needs("exported_graph").disk_bytes == 4 * model.architecture.parameters()
+    assert model.is_run_for_quantization is small
 
 
 def refused(file: Path, message: str) -> None:

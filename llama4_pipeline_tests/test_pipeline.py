@@ -275,3 +275,8 @@ def test_the_table_of_stages_is_in_the_order_of_the_work() -> None:
         assert seen.issuperset(stage.inputs), stage.name
         assert pipeline.stage_code_version(stage)
         seen.add(stage.name)
+
+
+def test_a_model_of_unknown_size_runs_with_a_warning(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    run_stage(pipeline.STAGES["checkpoint"], bench.model, bench.store, CPU)
+    assert "whether there is room for checkpoint of one is not known beforehand" in caplog.text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llama4_pipeline import preflight
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.needs import Needs
 from llama4_pipeline.preflight import require, room
@@ -27,6 +28,23 @@ def test_short_memory_is_told_with_the_figures(tmp_path: Path) -> None:
 def test_short_disk_is_told_with_the_figures(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no space for this export in .*: 1,000,000 GB needed, .* free"):
         require("this export", Needs(1, 10**15), tmp_path)
+
+
+def test_short_device_memory_is_told_with_the_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "device_free_bytes", lambda: 16 * 10**9)
+    with pytest.raises(
+        InputError, match=r"benchmarks of 7b needs 20.0 GB of device memory, 16.0 GB are free; end what else"
+    ):
+        require("benchmarks of 7b", Needs(1, 1, 20 * 10**9), tmp_path, on_gpu=True)
+
+
+def test_what_lies_on_the_gpu_is_not_asked_of_main_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "device_free_bytes", lambda: 10**16)
+    require("benchmarks of 7b", Needs(10**15, 1, 10**15), tmp_path, on_gpu=True)
 
 
 def test_a_limit_on_the_process_counts(tmp_path: Path) -> None:

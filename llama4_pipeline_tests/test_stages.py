@@ -10,8 +10,10 @@ from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.pipeline import run_stage
 from llama4_pipeline.stages import STAGES
+from llama4_pipeline_tests.cli.small_disk import small_disk
 
 CPU = Device("cpu", "a test")
+_SMALL = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "moe_layers": []}
 
 
 def _model(source: str = "hub:some/model", **keys: object) -> ModelSpec:
@@ -21,8 +23,7 @@ def _model(source: str = "hub:some/model", **keys: object) -> ModelSpec:
 def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> None:
     own, store = tmp_path / "own.jsonl", Store(tmp_path / "store")
     own.write_text('{"text": "words that nobody has written before"}\n')
-    config = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 1, "moe_layers": []}
-    model = _model("random", config=config, data=DataPlan(validation=str(own)))
+    model = _model("random", config=_SMALL, data=DataPlan(validation=str(own)))
     run_stage(STAGES["checkpoint"], model, store, CPU)
     first = run_stage(STAGES["datasets"], model, store, CPU)
     assert (first.artifact.directory / "validation.jsonl").read_text() == own.read_text()
@@ -37,6 +38,30 @@ def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> Non
 
 def test_a_models_method_takes_the_place_of_the_default() -> None:
     stages = [STAGES[name] for name in ("int8_graph", "int4_graph")]
-    assert [stage.parameters(_model(), CPU)["method"] for stage in stages] == ["rtn", "mixed"]
+    small = _model(config=_SMALL)
+    assert [stage.parameters(small, CPU)["method"] for stage in stages] == ["rtn", "mixed"]
     chosen = _model(quantization=QuantizationPlan(int8="qdq-dynamic", int4="qat"))
     assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
+
+
+def test_a_model_of_unknown_size_is_not_run_for_its_quantization() -> None:
+    assert STAGES["int4_graph"].parameters(_model(), CPU)["method"] == "k_quant"
+    assert not STAGES["datasets"].parameters(_model(), CPU)["cover_experts"]
+
+
+def test_a_local_checkpoint_is_linked_where_it_can_be(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    model = _model(f"local:{tiny_random_checkpoint}")
+    made = run_stage(STAGES["checkpoint"], model, Store(tmp_path), CPU).artifact
+    weights = "model.safetensors"
+    assert (made.directory / weights).samefile(tiny_random_checkpoint / weights)
+
+
+def test_a_copy_that_the_disk_has_no_room_for_is_refused(
+    tiny_random_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = _model(f"local:{tiny_random_checkpoint}")
+    with (
+        small_disk(tmp_path / "disk", kilobytes=256) as disk,
+        pytest.raises(InputError, match=r"no space for checkpoint of mine in .*: 5.. kB needed, 2.. kB free"),
+    ):
+        run_stage(STAGES["checkpoint"], model, Store(disk), CPU)

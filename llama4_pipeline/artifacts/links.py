@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -31,3 +32,10 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(original, target)
     except OSError:
         shutil.copy2(original, target)
+
+
+def copied_bytes(sources: Iterable[Path], directory: Path) -> int:
+    """Bytes that `link_or_copy` writes for files going to a directory: across file systems there are no links."""
+    states = [source.stat() for source in sources]
+    here = directory.stat().st_dev
+    return sum(state.st_size for state in states if state.st_dev != here)

@@ -116,10 +116,14 @@ class SharedStore(Store):
         return damaged
 
     def collect_garbage(self) -> Freed:
-        """Removes old artifacts that no `latest.json` names, the files that only they held, and unused copies here."""
-        super().collect_garbage()
+        """Removes old artifacts that no `latest.json` names, the files that only they held, and unused copies here.
+
+        Copies count in the bytes that are freed, not among the artifacts.
+        """
+        freed_here = super().collect_garbage().bytes
         for pooled in self._pool().glob("*"):
             if pooled.stat().st_nlink == 1:
+                freed_here += pooled.stat().st_size
                 pooled.unlink()
         kept: set[str] = set()
         doomed: list[str] = []
@@ -133,9 +137,9 @@ class SharedStore(Store):
         self._objects.remove(doomed)
         unused = [name for name in self._objects.names(_FILES) if Path(name).name not in kept]
         unused = [name for name in unused if self._is_old(name, _SPARED)]
-        freed = Freed(len(doomed), sum(self._objects.size(name) or 0 for name in unused))
+        freed_there = sum(self._objects.size(name) or 0 for name in unused)
         self._objects.remove(unused)
-        return freed
+        return Freed(len(doomed), freed_here + freed_there)
 
     def bring(self, artifact: Artifact) -> None:
         """Makes sure that this machine has every file of an artifact.

@@ -22,7 +22,6 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.llama4.checkpoint import Checkpoint
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
     from llama4_pipeline.methods import METHODS
     from llama4_pipeline.report.plots import to_png
     from llama4_pipeline.report.sensitivity import draw_sensitivity
@@ -31,7 +30,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     terms = METHODS[method]
     calibration = None
     if terms.calibration == "needed":
-        calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", load_tokenizer(graph))
+        calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", graph)
     report = quantize(
         graph,
         out,

@@ -13,7 +13,7 @@ from types import FrameType
 
 import click
 
-from llama4_pipeline.cli import gguf, graph, measure, pages, pipeline
+from llama4_pipeline.cli import gguf, graph, measure, pages, pipeline, shards
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
@@ -26,6 +26,7 @@ PROGRAM = "llama4-pipeline"
         *pages.COMMANDS,
         *graph.COMMANDS,
         *gguf.COMMANDS,
+        *shards.COMMANDS,
         *measure.COMMANDS,
     ],
     no_args_is_help=False,

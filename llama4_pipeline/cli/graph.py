@@ -12,8 +12,10 @@ from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
-from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, QAT, choose_method
-from llama4_pipeline.needs import Demand, Needs, conversion_needs, needs
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, choose_method
+from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
 
@@ -138,7 +140,7 @@ def validate(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint)
-    tokens = read_calibration(text, source.load_tokenizer()).sequences if text else ()
+    tokens = read_calibration(text, source.directory).sequences if text else ()
     report = validate_within_memory(
         source, graph, lengths=lengths, batches=batch, text=[int(t) for piece in tokens for t in piece]
     )
@@ -162,7 +164,8 @@ def validate(
 @click.option(
     "--calibration",
     metavar="DATA",
-    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT.",
+    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT; or token "
+    'ids, one {"input_ids": [...]} a line of a JSONL file.',
 )
 @click.option("--checkpoint", metavar="DIR", help="The graph's PyTorch original, which qat trains.")
 @click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
@@ -191,8 +194,8 @@ def quantize(
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()
-    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    needed = conversion_needs(size, precision, trained=method == QAT)
+    architecture = Architecture.from_config(read_text_config(graph))
+    needed = conversion_needs(architecture, Conversion(precision, method, calibrated=calibration is not None))
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
         convert = _conversion(precision, method, block_size, calibration, checkpoint)
@@ -245,7 +248,6 @@ def _conversion(
     from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.llama4.checkpoint import Checkpoint
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
     def convert(graph: Path, out: Path) -> _Report:
         return quantize(
@@ -254,7 +256,7 @@ def _conversion(
             precision=precision,
             method=method,
             block_size=block_size,
-            calibration=read_calibration(calibration, load_tokenizer(graph)) if calibration else None,
+            calibration=read_calibration(calibration, graph) if calibration else None,
             checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
         )
 

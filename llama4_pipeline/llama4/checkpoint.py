@@ -96,6 +96,11 @@ class Checkpoint:
         except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
 
+    @cached_property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors as they are stored."""
+        return sum(_bytes(self.weights, name) for name in self.weights.names())
+
     def load_model(self, dtype: str = "float32", device: str = "cpu") -> "Llama4ForCausalLM":
         """Builds the transformers model and fills it tensor by tensor.
 
@@ -212,7 +217,6 @@ def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) 
     source = checkpoint.weights
     shards = list(_packed(source, shard_bytes))
     checkpoint.copy_sidecars(out)
-    total = 0
     weight_map: dict[str, str] = {}
     with Progress("write shards", total=len(source.names()), unit="tensors", logger=_logger) as progress:
 
@@ -224,9 +228,8 @@ def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) 
             file = SINGLE_FILE if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
             write_file(out / file, {name: (source.dtype(name), source.shape(name)) for name in names}, pieces)
             weight_map |= dict.fromkeys(names, file)
-            total += sum(_bytes(source, name) for name in names)
     if len(shards) > 1:
-        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        index = {"metadata": {"total_size": checkpoint.weight_bytes}, "weight_map": weight_map}
         (out / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n")
 
 

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,7 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
             raise InputError(f"{file}: truncated inside its header ({size:,} bytes); download it again")
         text = stream.read(length)
     try:
-        header = json.loads(text, object_pairs_hook=lambda pairs: _without_duplicates(file, pairs))
+        header = json.loads(text, object_pairs_hook=partial(without_duplicates, file))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: its header is not JSON ({error}); download it again") from error
     if not isinstance(header, dict):
@@ -144,11 +145,16 @@ def write_file(
                 stream.write(np.ascontiguousarray(piece).view(np.uint8).data)
 
 
-def _without_duplicates(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def without_duplicates(file: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these pairs, as a hook of `json.loads`, which would keep the last of two with one name.
+
+    Raises:
+        InputError: A name stands twice in an object of the file.
+    """
     names = [name for name, _ in pairs]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        raise InputError(f"{file}: its header names {listed(twice)} twice")
+        raise InputError(f"{file}: it names {listed(twice)} twice")
     return dict(pairs)
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from llama4_pipeline.llama4.safetensors_file import (
     StoredTensor,
     listed,
     read_header,
+    without_duplicates,
 )
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -119,15 +121,19 @@ def weight_files(directory: Path) -> dict[str, set[str]]:
     The set is empty for a single file without index.
 
     Raises:
-        InputError: There are none, the checkpoint is pickled, or the index is broken or points out of the
-            directory.
+        InputError: There are none, there are others that belong to none, the checkpoint is pickled, or the
+            index is broken or points out of the directory.
     """
-    if (directory / SINGLE_FILE).is_file():
+    found = {file.name for file in directory.glob("*.safetensors") if file.is_file()}
+    if SINGLE_FILE in found:
+        _refuse_strays(directory, found - {SINGLE_FILE}, SINGLE_FILE)
         return {SINGLE_FILE: set()}
     index = directory / INDEX_FILE
     if index.is_file():
-        return _indexed_files(index)
-    if found := sorted(file.name for file in directory.glob("*.safetensors")):
+        files = _indexed_files(index)
+        _refuse_strays(directory, found - files.keys(), f"the shards that {INDEX_FILE} names")
+        return files
+    if found:
         raise InputError(f"{directory}: {listed(found)} without {INDEX_FILE}; download the index too")
     if pickled := sorted(file.name for pattern in _PICKLED for file in directory.glob(pattern)):
         raise InputError(
@@ -153,7 +159,8 @@ def canonical_name(name: str) -> str | None:
 
 def _indexed_files(index: Path) -> dict[str, set[str]]:
     try:
-        weight_map: Any = json.loads(index.read_bytes())["weight_map"]
+        content = json.loads(index.read_bytes(), object_pairs_hook=partial(without_duplicates, index))
+        weight_map: Any = content["weight_map"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{index}: not a safetensors index with a weight_map; download it again") from error
     if not isinstance(weight_map, dict) or not weight_map:
@@ -172,6 +179,14 @@ def _indexed_files(index: Path) -> dict[str, set[str]]:
     if absent := [file for file in files if not (index.parent / file).is_file()]:
         raise InputError(f"{index.parent}: shard missing: {listed(absent)}; download the checkpoint again")
     return files
+
+
+def _refuse_strays(directory: Path, names: set[str], beside: str) -> None:
+    """No file may look like weights and be left out in silence: it could be the newer half of a download."""
+    if names:
+        raise InputError(
+            f"{directory}: {listed(names)} beside {beside}; move away what does not belong to the model"
+        )
 
 
 def _stored(directory: Path) -> dict[str, StoredTensor]:

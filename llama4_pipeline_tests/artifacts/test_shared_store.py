@@ -34,6 +34,12 @@ def files_of(artifact: Artifact) -> dict[str, bytes]:
     return {record.path: (directory / record.path).read_bytes() for record in artifact.manifest.files}
 
 
+def bytes_below(directory: Path) -> int:
+    """What its files take, each counted once whatever its names."""
+    states = [path.stat() for path in directory.rglob("*") if path.is_file()]
+    return sum({state.st_ino: state.st_size for state in states}.values())
+
+
 def test_what_one_machine_made_another_finds(here: SharedStore, there: SharedStore, tmp_path: Path) -> None:
     first, was_made = here.get_or_make(recipe(), writes("one", {"nodes": 7}))
     found, made_again = there.get_or_make(recipe(), never)
@@ -141,6 +147,15 @@ def test_garbage_is_old_and_not_latest(here: SharedStore, monkeypatch: pytest.Mo
     assert (freed.artifacts, freed.bytes) == (1, 1000)
     assert [artifact.manifest.recipe.code_version for artifact in here.artifacts()] == ["new"]
     assert here.verify() == {} and files_of(newer)
+
+
+def test_what_this_machine_gets_back_is_counted(here: SharedStore) -> None:
+    here.get_or_make(recipe(code_version="old"), writes("x" * 1000))
+    here.get_or_make(recipe(code_version="new"), writes("one"))
+    before = bytes_below(here.root)
+    freed = here.collect_garbage()
+    assert freed.artifacts == 0, "it is in the object store still"
+    assert freed.bytes == before - bytes_below(here.root) > 1000
 
 
 def test_of_two_machines_one_works_and_the_other_waits(

@@ -1,15 +1,18 @@
 """Commands on a checkpoint that is in no catalog: export, validate, quantize, bench, eval, generate."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from llama4_pipeline import cli
+from llama4_pipeline import cli, preflight
 from llama4_pipeline.artifacts.artifact import damage_of, open_artifact
+from llama4_pipeline.catalog import find_model
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline.preflight import Room
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
 
 SIDECARS = {
@@ -159,6 +162,30 @@ def test_quantize_refuses(
     line = capsys.readouterr().err.splitlines()[-1]
     assert all(word in line for word in words), line
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--precision", "int4", "--method", "mixed", "--calibration", __file__], "4.. GB of memory"),
+        (["--precision", "int8", "--method", "qdq-dynamic"], "1,... GB of memory"),
+        (["--precision", "int4", "--method", "rtn"], "63.0 GB needed, 60.0 GB free"),
+    ],
+)
+def test_quantize_refuses_what_the_machine_has_no_room_for(
+    options: list[str],
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_synthetic_checkpoint(tmp_path / "scout", find_model("scout").config, seed=0, dtype="bfloat16")
+    (tmp_path / "scout" / "model.onnx").touch()
+    monkeypatch.setattr(preflight, "room", lambda directory: Room(400 * 10**9, 60 * 10**9))
+    arguments = ["--graph", str(tmp_path / "scout"), "--out", str(tmp_path / "out"), *options]
+    assert cli.main(["quantize", *arguments]) == 2
+    assert re.search(what, capsys.readouterr().err.splitlines()[-1])
+    assert not (tmp_path / "out").exists()
 
 
 def test_bench_has_the_figures_of_the_contract(int4: Path, capsys: pytest.CaptureFixture[str]) -> None:

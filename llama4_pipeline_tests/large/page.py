@@ -1,14 +1,12 @@
 """The page with the table."""
 
-import datetime
 from pathlib import Path
 
-from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.units import format_bytes, format_number
-from llama4_pipeline_tests.large.cases import GIB, LIMIT_BYTES, Case
-from llama4_pipeline_tests.large.run import Figures
+from llama4_pipeline_tests.large.cases import BUSY_LOAD, GIB, LIMIT_BYTES, Case
+from llama4_pipeline_tests.large.run import Figures, LeftOut
 
-_HEAD = """# Models larger than memory
+_HEAD = f"""# Models larger than memory
 
 Weights flow from the checkpoint into the final ONNX data file, read once, converted or quantized on the way, and
 written once; the graph is made beside them on tensors without contents. What is resident is a few pieces, the largest
@@ -23,72 +21,89 @@ A whole run of the catalog's `7b`, benchmark and all: [seven-billion.md](seven-b
 
 ## Measured
 
-{date}, {cpu}, {cores} cores, {memory:.0f} GiB. Each command ran in a process of its own under a hard limit of
-{limit} GiB on private memory (RLIMIT_DATA); the peak is the largest resident set, as `/usr/bin/time -v` tells it. Real
-dimensions (hidden 5120, 16 experts of 8192, vocabulary 202048; Maverick: 128 experts), random bfloat16 weights, made on
-demand but where shards on disk are named. INT4 and INT8 are by round to nearest. Time is that of the
-whole command, start of Python and trace included.
+Each command ran in a process of its own under a hard limit of {LIMIT_BYTES // GIB} GiB on private memory (RLIMIT_DATA);
+the peak is the largest resident set, as `/usr/bin/time -v` tells it. Real dimensions (hidden 5120, 16 experts of 8192,
+vocabulary 202048; Maverick: 128 experts), random bfloat16 weights, made on demand but where shards on disk are named.
+INT4 and INT8 are by round to nearest. Time is that of the whole command, start of Python and trace included.
 
-The last row is `validate` of a float32 graph where both models as a whole (8.6 GB and the process) do not fit into its
-limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
+`mini, validated layer by layer` is `validate` of a float32 graph where both models as a whole (8.6 GB and the process)
+do not fit into its limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
+The rows behind it are `quantize --graph` of the same graph; gptq, which runs the model on its calibration tokens, is
+allowed 8 GiB and 15 minutes.
 
-| model | parameters | input | output | time | CPU time | peak memory | weights/s | weights per CPU second |
-|---|---|---|---|---|---|---|---|---|
+Read and written are the bytes that pass between the process and the system (rchar and wchar of `/proc/PID/io`). Each
+command reads, besides the checkpoint, Python with its libraries, and what it wrote once more, for the hash in
+`manifest.json`.
+
+Load is that of others: runnable processes per core when the command started. From {BUSY_LOAD} on the machine was busy:
+times are upper bounds, and CPU time (of all cores together) tells what the work costs; on two free cores the stream
+runs at up to twice the weights per CPU second.
+
 """
 
-_TAIL = """
-{busy}
+_COLUMNS = (
+    "model",
+    "parameters",
+    "input",
+    "output",
+    "read",
+    "written",
+    "time",
+    "CPU time",
+    "peak memory",
+    "weights/s",
+    "weights per CPU second",
+    "load",
+    "measured",
+)
 
-The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, nothing else):
+_TAIL = """
+The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, nothing else;
+`scout-shards` is what `llama4-pipeline shards --checkpoint scout --out scout-shards` makes of one; `FLOAT` is the fused
+float32 graph that `export` makes; `calibration.jsonl` holds 32,768 random token ids, 512 a line):
 
 {commands}
 
-`make large` measures again and writes this page (about 30 GB of disk for a while; LARGE_SCRATCH=DIR chooses where).
+`make large` measures again and writes this page. It takes about 30 GB of disk for a while, and 63 GB for all of Scout,
+which is left out where they are not free; LARGE_SCRATCH=DIR chooses where.
 """
 
-_BUSY = (
-    "**The machine was busy**: {load:.1f} other runnable processes per core on average when the commands started.\n"
-    "Times are upper bounds; CPU time (of both cores together) tells what the work costs: on two free cores the\n"
-    "stream runs at up to twice the weights per CPU second."
-)
-_IDLE = "The machine was otherwise idle."
 
-
-def write_page(page: Path, measured: list[tuple[Case, Figures]]) -> None:
+def write_page(page: Path, measured: list[tuple[Case, Figures | LeftOut]]) -> None:
     """Writes the page anew from what was measured so far."""
-    machine = describe_machine()
-    head = _HEAD.format(
-        date=datetime.date.today().isoformat(),
-        cpu=machine.cpu,
-        cores=machine.cores,
-        memory=machine.memory_bytes / GIB,
-        limit=LIMIT_BYTES // GIB,
-    )
-    load = sum(figures.load for _, figures in measured) / len(measured)
-    tail = _TAIL.format(
-        busy=_BUSY.format(load=load) if load > 0.5 else _IDLE,
-        commands="\n".join(f"    {' '.join(case.command(case.model, 'GRAPH'))}" for case, _ in measured),
+    commands = "\n".join(
+        f"    {' '.join(case.command(case.checkpoint, 'GRAPH', 'FLOAT'))}" for case, _ in measured
     )
     page.parent.mkdir(exist_ok=True)
-    page.write_text(head + "".join(_row(case, figures) for case, figures in measured) + tail)
+    rows = [_COLUMNS, ("---",) * len(_COLUMNS), *(_cells(case, figures) for case, figures in measured)]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    page.write_text(_HEAD + table + _TAIL.format(commands=commands))
 
 
-def _row(case: Case, figures: Figures) -> str:
-    streams = case.verb == "export" and "--no-weights" not in case.options
+def _cells(case: Case, figures: Figures | LeftOut) -> tuple[str, ...]:
+    measured = f"{figures.date}, {figures.machine}"
+    parameters = f"{format_number(figures.parameters / 1e9)} B"
+    if isinstance(figures, LeftOut):
+        needed, free = format_bytes(figures.needed_bytes), format_bytes(figures.free_bytes)
+        left_out = f"left out: {needed} of disk needed, {free} free"
+        return (case.name, parameters, left_out, *[""] * (len(_COLUMNS) - 4), measured)
     rates = ("", "")
-    if streams:
+    if case.streams:
         rates = (
             f"{format_number(figures.parameters / figures.seconds / 1e6)} M",
             f"{format_number(figures.parameters / figures.cpu_seconds / 1e6)} M",
         )
-    cells = (
+    return (
         case.name,
-        f"{format_number(figures.parameters / 1e9)} B",
-        format_bytes(figures.input_bytes) if streams else "",
+        parameters,
+        format_bytes(figures.input_bytes) if case.streams else "",
         format_bytes(figures.output_bytes),
+        format_bytes(figures.read_bytes),
+        format_bytes(figures.written_bytes),
         f"{figures.seconds:.0f} s",
         f"{figures.cpu_seconds:.0f} s",
         f"{figures.peak_bytes / GIB:.2f} GiB",
         *rates,
+        f"{figures.load:.1f}",
+        measured,
     )
-    return f"| {' | '.join(cells)} |\n"

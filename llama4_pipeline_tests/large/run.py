@@ -1,5 +1,7 @@
 """Runs one command in a process of its own under a hard limit of memory, and measures it as `/usr/bin/time -v` does."""
 
+import datetime
+import json
 import os
 import resource
 import shutil
@@ -11,8 +13,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+
+from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
-from llama4_pipeline_tests.large.cases import Case
+from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline_tests.large.cases import CALIBRATION_FILE, GIB, Case
 
 _PROGRAM = (sys.executable, "-m", "llama4_pipeline.cli")
 
@@ -28,7 +34,11 @@ class Figures:
         seconds: wall time of the whole command.
         cpu_seconds: of all its threads.
         peak_bytes: largest resident set (ru_maxrss).
+        read_bytes: that it took from the system, from the disk or its cache; mapped files are not in it.
+        written_bytes: that it gave to the system.
         load: runnable processes per core when it started, its own not among them.
+        date: when that was, YYYY-MM-DD.
+        machine: on which, in words.
     """
 
     parameters: int
@@ -37,46 +47,101 @@ class Figures:
     seconds: float
     cpu_seconds: float
     peak_bytes: int
+    read_bytes: int
+    written_bytes: int
     load: float
+    date: str
+    machine: str
 
 
-def run_case(case: Case, scratch: Path) -> Figures:
-    """Runs the command, measures it, and deletes what was written.
+@dataclass(frozen=True)
+class LeftOut:
+    """A command that the disk has no room for.
+
+    Attributes:
+        parameters: of the model.
+        needed_bytes: of disk.
+        free_bytes: that there were.
+        date: when that was, YYYY-MM-DD.
+        machine: on which, in words.
+    """
+
+    parameters: int
+    needed_bytes: int
+    free_bytes: int
+    date: str
+    machine: str
+
+
+def run_case(case: Case, scratch: Path) -> Figures | LeftOut:
+    """Runs the command, measures it, and deletes what was written; leaves it out where the disk is too small.
 
     Raises:
         RuntimeError: the command failed.
     """
-    with tempfile.TemporaryDirectory(prefix="large-", dir=scratch) as root:
-        checkpoint, out = Path(root) / case.model, Path(root) / "onnx"
+    date, machine, free = datetime.date.today().isoformat(), _machine(), shutil.disk_usage(scratch).free
+    if free < case.free_bytes:
+        parameters = Architecture.from_config(case.config()).parameters()
+        return LeftOut(parameters, case.free_bytes, free, date, machine)
+    with tempfile.TemporaryDirectory(prefix="large-", dir=scratch.resolve()) as root:
+        checkpoint, out, float_graph = (Path(root) / name for name in (case.model, "onnx", "float"))
         write_synthetic_checkpoint(checkpoint, case.config(), seed=0, dtype="bfloat16")
-        parameters = Checkpoint.open(checkpoint).architecture.parameters()
+        source = Checkpoint.open(checkpoint)
         if case.shards:
-            synthetic, checkpoint = checkpoint, Path(root) / "shards"
-            write_shards(Checkpoint.open(synthetic), checkpoint)
-        if case.verb == "validate":
-            export = ["export", "--checkpoint", str(checkpoint), "--out", str(out), "--form", "fused"]
+            checkpoint = Path(root) / case.checkpoint
+            write_shards(source, checkpoint)
+        if case.verb != "export":
+            made = out if case.verb == "validate" else float_graph
+            export = ["export", "--checkpoint", str(checkpoint), "--out", str(made), "--form", "fused"]
             subprocess.run([*_PROGRAM, *export], check=True)
+        if case.calibration_tokens:
+            vocabulary = source.architecture.vocab_size
+            _write_token_ids(Path(root) / CALIBRATION_FILE, case.calibration_tokens, vocabulary)
         load = os.getloadavg()[0] / (os.cpu_count() or 1)
         start = time.monotonic()
         process = subprocess.Popen(
-            [*_PROGRAM, *case.command(str(checkpoint), str(out))[1:]],
+            [*_PROGRAM, *case.command(str(checkpoint), str(out), str(float_graph))[1:]],
+            cwd=root,
             preexec_fn=partial(_limit_memory, case.limit_bytes),
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
         seconds = time.monotonic() - start
+        passed = _bytes_passed(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
         if status:
             raise RuntimeError(f"{case.name}: ended with status {os.waitstatus_to_exitcode(status)}")
         written = sum(file.stat().st_size for file in out.iterdir())
         shutil.rmtree(out)
         return Figures(
-            parameters=parameters,
-            input_bytes=2 * parameters,
+            parameters=source.architecture.parameters(),
+            input_bytes=source.weight_bytes,
             output_bytes=written,
             seconds=seconds,
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             peak_bytes=usage.ru_maxrss * 1024,
+            read_bytes=passed["rchar"],
+            written_bytes=passed["wchar"],
             load=load,
+            date=date,
+            machine=machine,
         )
+
+
+def _write_token_ids(file: Path, tokens: int, vocabulary: int) -> None:
+    """Random token ids, 512 a line."""
+    ids = np.random.default_rng(0).integers(vocabulary, size=(tokens // 512, 512))
+    file.write_text("".join(json.dumps({"input_ids": line}) + "\n" for line in ids.tolist()))
+
+
+def _bytes_passed(pid: int) -> dict[str, int]:
+    """The counters of a process that ended and was not waited for yet."""
+    lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+    return {name: int(count) for name, _, count in (line.partition(": ") for line in lines)}
+
+
+def _machine() -> str:
+    machine = describe_machine()
+    return f"{machine.cpu}, {machine.cores} cores, {machine.memory_bytes / GIB:.0f} GiB"
 
 
 def _limit_memory(limit_bytes: int) -> None:

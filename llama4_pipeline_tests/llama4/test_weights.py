@@ -123,6 +123,29 @@ def test_a_tensor_in_two_shards_is_refused(shards: Path) -> None:
     refused(shards, rf"1 duplicate \({stolen[0]}\)")
 
 
+def test_a_tensor_that_the_index_names_twice_is_refused(shards: Path) -> None:
+    text = (shards / INDEX_FILE).read_text()
+    (shards / INDEX_FILE).write_text(
+        text.replace('"weight_map": {', f'"weight_map": {{"{NORM}": "x.safetensors", ')
+    )
+    refused(shards, f"{INDEX_FILE}: it names {NORM} twice")
+
+
+def test_a_shard_that_the_index_does_not_name_is_refused(shards: Path) -> None:
+    save_file({"x": torch.ones(1)}, shards / "model-00009-of-00009.safetensors")
+    refused(shards, rf"model-00009-of-00009.safetensors beside the shards that {INDEX_FILE} names")
+
+
+def test_shards_beside_a_single_file_are_refused(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    save_file(tensors, tmp_path / "model.safetensors")
+    save_file({"x": torch.ones(1)}, tmp_path / "model-00001-of-00002.safetensors")
+    save_file({"y": torch.ones(1)}, tmp_path / "model-00002-of-00002.safetensors")
+    refused(
+        tmp_path,
+        "model-00001-of-00002.safetensors, model-00002-of-00002.safetensors beside model.safetensors",
+    )
+
+
 def test_shards_without_an_index_are_refused(shards: Path) -> None:
     (shards / INDEX_FILE).unlink()
     refused(shards, f"without {INDEX_FILE}")

@@ -1,36 +1,87 @@
-"""Calibration from a file of samples, such as the one that the datasets stage writes."""
+"""Calibration from a file: samples, such as those that the datasets stage writes, or token ids.
 
+A JSONL file of token ids, for texts that are tokenized already or a model without tokenizer, holds one text a line:
+
+    {"input_ids": [128000, 791, 6864]}
+"""
+
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from llama4_pipeline.data.samples import read_samples, text_of
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.calibration import Calibration
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.llama4.tokenizer import load_tokenizer
 
 _LONGEST = 512  # tokens of a sequence; a longer text is cut
+_TOKENS = "input_ids"
 
 
-def read_calibration(source: str | Path, tokenizer: "PreTrainedTokenizerBase") -> Calibration:
-    """Tokenizes samples; those of tasks with their answers, as the model was meant to see them.
+def read_calibration(source: str | Path, directory: Path) -> Calibration:
+    """Reads token ids, or samples and tokenizes them; those of tasks with their answers, as the model meets them.
 
     Args:
-        source: what `read_samples` takes.
-        tokenizer: of the model.
+        source: what `read_samples` takes, or a JSONL file of token ids.
+        directory: of the checkpoint or graph, with its tokenizer; for token ids config.json is enough.
 
     Raises:
-        InputError: the source is missing, empty, or has a bad row.
+        InputError: the source is missing, empty, or has a bad row; or the tokenizer is.
     """
-    sequences = [
-        np.asarray(tokenizer(text_of(sample), verbose=False)["input_ids"], np.int64)
-        for sample in read_samples(source)
-    ]
+    sequences = _token_ids(Path(source), directory) if _holds_token_ids(source) else _texts(source, directory)
     pieces = (
         sequence[start : start + _LONGEST]
         for sequence in sequences
         for start in range(0, len(sequence), _LONGEST)
     )
     return Calibration(tuple(piece for piece in pieces if len(piece) > 1))
+
+
+def _texts(source: str | Path, directory: Path) -> Iterator[np.ndarray]:
+    tokenizer = load_tokenizer(directory)
+    for sample in read_samples(source):
+        yield np.asarray(tokenizer(text_of(sample), verbose=False)[_TOKENS], np.int64)
+
+
+def _holds_token_ids(source: str | Path) -> bool:
+    """Whether the first row of a JSONL file has token ids and no text; samples may have further keys."""
+    file = Path(source)
+    if file.suffix != ".jsonl" or not file.is_file():
+        return False
+    _, first = next(_lines(file), (0, b"null"))
+    try:
+        row = json.loads(first)
+    except ValueError:
+        return False
+    return isinstance(row, dict) and _TOKENS in row and not row.keys() & {"text", "task"}
+
+
+def _token_ids(file: Path, directory: Path) -> Iterator[np.ndarray]:
+    vocabulary = Architecture.from_config(read_text_config(directory)).vocab_size
+    for number, line in _lines(file):
+        place = f"{file}, line {number}"
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{place}: not JSON ({error})") from None
+        ids = row.get(_TOKENS) if isinstance(row, dict) else None
+        if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
+            raise InputError(f"{place}: '{_TOKENS}' is missing or empty, expected a list of token ids")
+        for token in (min(ids), max(ids)):
+            if not 0 <= token < vocabulary:
+                raise InputError(
+                    f"{place}: token id {token} is outside the model's vocabulary, 0 to {vocabulary - 1}"
+                )
+        yield np.asarray(ids, np.int64)
+
+
+def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file that are not blank, with their numbers from 1."""
+    with file.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                yield number, line
