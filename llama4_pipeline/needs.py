@@ -8,12 +8,12 @@ from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
-# Bits of a weight with its share of scale and zero point: in an expert (float16 scales), elsewhere (float32 scales).
+# Bits of a weight with its share of scale: in an expert, in the embedding, elsewhere.
 _GRAPH_BITS = {
-    "exported_graph": (32, 32),
-    "fp16_graph": (16, 16),
-    "int8_graph": (8.25, 8.5),
-    "int4_graph": (4.625, 5.125),
+    "exported_graph": (32, 32, 32),
+    "fp16_graph": (16, 16, 16),
+    "int8_graph": (8.25, 10, 9),
+    "int4_graph": (4.625, 9, 5.125),
 }
 _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
 _ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
@@ -21,7 +21,7 @@ _BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
 MIXED = "mixed"
 _ORT_METHODS = (QDQ_DYNAMIC, QDQ_STATIC)
-_ORT_BITS = (32, 8.5)
+_ORT_BITS = (32, 8.5, 8.5)
 _LAYERS = "model.layers."
 _CALIBRATION_TOKENS = 1 << 15  # that a graph is calibrated on at most (graph.quantize.STATISTICS_TOKENS)
 _SENSITIVITY_TOKENS = 1 << 10  # graph.quantize.mixed.SENSITIVITY_TOKENS
@@ -130,6 +130,11 @@ def conversion_needs(architecture: Architecture, conversion: Conversion) -> Need
     return Needs(_PROCESS_BYTES + math.ceil(memory), math.ceil(disk))
 
 
+def running_needs(graph_bytes: int) -> Needs:
+    """What it takes to run a graph over texts: its weights, and the copy that ONNX Runtime packs."""
+    return Needs(_PROCESS_BYTES + 2 * graph_bytes, 0)
+
+
 def whole_validation_bytes(architecture: Architecture) -> int:
     """Memory to hold PyTorch's model and ONNX Runtime's side by side, in float32."""
     return _PROCESS_BYTES + 2 * architecture.parameters() * _GRAPH_BYTES
@@ -161,12 +166,14 @@ def _disk(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
     if stage == "checkpoint" and demand.source in ("trained", "hub"):
         return parameters * _DTYPE_BYTES[demand.dtype]
-    return _graph_bytes(demand.architecture, *_GRAPH_BITS.get(stage, (0, 0)))
+    return _graph_bytes(demand.architecture, *_GRAPH_BITS.get(stage, (0, 0, 0)))
 
 
-def _graph_bytes(architecture: Architecture, expert_bits: float, bits: float) -> float:
+def _graph_bytes(architecture: Architecture, expert_bits: float, table_bits: float, bits: float) -> float:
     experts = sum(map(math.prod, _expert_stacks(architecture)))
-    return (experts * expert_bits + (architecture.parameters() - experts) * bits) / 8
+    table = architecture.vocab_size * architecture.hidden_size
+    others = architecture.parameters() - experts - table
+    return (experts * expert_bits + table * table_bits + others * bits) / 8
 
 
 def _layer_by_layer(architecture: Architecture) -> int:

@@ -93,8 +93,8 @@ def _mini(layers: int) -> Architecture:
 @pytest.mark.parametrize(
     ("conversion", "peak_bytes", "disk_bytes"),
     [
-        (Conversion("int4", "rtn"), 0.59e9, 0.11e9),
-        (Conversion("int4", "gptq", calibrated=True), 1.94e9, 0.11e9),
+        (Conversion("int4", "rtn"), 0.59e9, 0.117e9),
+        (Conversion("int4", "gptq", calibrated=True), 1.94e9, 0.117e9),
         (Conversion("int4", "mixed", calibrated=True), 1.93e9, 0.11e9),
         (Conversion("int8", "qdq-dynamic"), 2.73e9, 1.71e9),
         (Conversion("int8", "qdq-static", calibrated=True), 2.79e9, 1.71e9),
@@ -105,7 +105,7 @@ def test_needs_are_a_little_above_what_was_measured(
 ) -> None:
     need = conversion_needs(_mini(layers=2), conversion)
     assert peak_bytes <= need.memory_bytes <= peak_bytes + 1.2 * GIB
-    assert need.disk_bytes == pytest.approx(disk_bytes, rel=0.05)
+    assert disk_bytes <= need.disk_bytes <= 1.2 * disk_bytes
 
 
 def test_calibration_does_not_grow_with_depth_and_sensitivity_does() -> None:

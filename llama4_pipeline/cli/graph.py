@@ -1,4 +1,4 @@
-"""Commands from checkpoint to graph and from graph to graph: export, validate, quantize."""
+"""Commands from checkpoint to graph and from graph to graph: export, validate, quantize, quantize-cache."""
 
 import logging
 import time
@@ -15,7 +15,7 @@ from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, choose_method
-from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs
+from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs, running_needs
 from llama4_pipeline.preflight import require
 from llama4_pipeline.units import format_bytes
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
 _QUANTIZED = ("int8", "int4")
+_CALIBRATION_DATA = (
+    "a text, JSONL or Parquet file, or datasets:NAME:SPLIT; or token ids, one "
+    '{"input_ids": [...]} a line of a JSONL file.'
+)
 _STAGES = {"portable": "exported_graph", "fused": "optimized_graph"}
 _LONGEST_DEFAULT_CONTEXT = 32768
 _logger = logging.getLogger(__name__)
@@ -164,8 +168,7 @@ def validate(
 @click.option(
     "--calibration",
     metavar="DATA",
-    help="Text for methods that look at activations: a text, JSONL or Parquet file, or datasets:NAME:SPLIT; or token "
-    'ids, one {"input_ids": [...]} a line of a JSONL file.',
+    help=f"Text for methods that look at activations: {_CALIBRATION_DATA}",
 )
 @click.option("--checkpoint", metavar="DIR", help="The graph's PyTorch original, which qat trains.")
 @click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
@@ -206,6 +209,42 @@ def quantize(
             model=graph.resolve().name,
             parameters=asked,
             inputs=content_digest_of(graph),
+            facts=reports,
+            seconds=time.monotonic() - start,
+        )
+    _show_graph(out, asked, reports, as_json)
+
+
+@click.command("quantize-cache")
+@click.option("--graph", required=True, type=GraphDirectory(), metavar="DIR", help="Fused graph.")
+@click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
+@click.option(
+    "--calibration",
+    required=True,
+    metavar="DATA",
+    help=f"Text that sets the range of keys and values: {_CALIBRATION_DATA}",
+)
+@json_option
+def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> None:
+    """Store keys and values of a graph in 8 bits: a quarter of the cache, slower prompts, the same weights."""
+    from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
+    from llama4_pipeline.graph.quantize.cache import quantize_cache as convert
+    from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+
+    start = time.monotonic()
+    asked, made_from = {"calibration": calibration}, content_digest_of(graph)
+    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
+    require("this conversion", running_needs(size), out)
+    with output_directory(out) as workspace:
+        reports = {
+            "quantize": convert(graph, workspace.result, read_calibration(calibration, graph)).to_json()
+        }
+        write_manifest(
+            workspace.result,
+            stage=next(iter(made_from), "optimized_graph"),
+            model=graph.resolve().name,
+            parameters=asked,
+            inputs=made_from,
             facts=reports,
             seconds=time.monotonic() - start,
         )
@@ -273,4 +312,4 @@ def _show_graph(out: Path, asked: Mapping[str, Any], reports: Mapping[str, Any],
     )
 
 
-COMMANDS = (export, validate, quantize)
+COMMANDS = (export, validate, quantize, quantize_cache)

@@ -16,6 +16,7 @@ COMMANDS = (
     "export",
     "validate",
     "quantize",
+    "quantize-cache",
     "gguf",
     "bench",
     "eval",

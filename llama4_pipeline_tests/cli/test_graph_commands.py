@@ -139,6 +139,28 @@ def test_quantize(precision: str, fused: Path, tmp_path: Path, capsys: pytest.Ca
     assert after < 0.8 * before
 
 
+def test_quantize_cache(
+    tiny_random_checkpoint: Path, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokens = tmp_path / "tokens.jsonl"
+    tokens.write_text("\n".join(json.dumps({"input_ids": [7 * n % 131, n, 3, 5]}) for n in range(1, 60)))
+    data = ["--calibration", str(tokens)]
+    refused = tmp_path / "refused"
+    assert cli.main(["quantize-cache", "--graph", str(fused), "--out", str(refused), *data]) == 2
+    assert "--max-context" in capsys.readouterr().err.splitlines()[-1]
+    assert not refused.exists()
+
+    graph, out = tmp_path / "one-chunk", tmp_path / "out"
+    export = ["--checkpoint", str(tiny_random_checkpoint), "--out", str(graph), "--precision", "int4"]
+    assert cli.main(["export", *export, "--max-context", "16"]) == 0
+    record = run_json(capsys, "quantize-cache", "--graph", str(graph), "--out", str(out), *data)
+    facts = record["steps"]["quantize"]
+    assert (facts["tokens"], facts["bytes_per_token_after"]) == (236, 256)
+    assert json.loads((out / "manifest.json").read_text())["recipe"]["stage"] == "int4_graph"
+    bench = ["--engine", "onnxruntime", "--graph", str(out), "--prompt-tokens", "8", "--new-tokens", "4"]
+    assert run_json(capsys, "bench", *bench)["precision"] == "int4"
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -169,7 +191,7 @@ def test_quantize_refuses(
     [
         (["--precision", "int4", "--method", "mixed", "--calibration", __file__], "4.. GB of memory"),
         (["--precision", "int8", "--method", "qdq-dynamic"], "1,... GB of memory"),
-        (["--precision", "int4", "--method", "rtn"], "63.0 GB needed, 60.0 GB free"),
+        (["--precision", "int4", "--method", "rtn"], "63.5 GB needed, 60.0 GB free"),
     ],
 )
 def test_quantize_refuses_what_the_machine_has_no_room_for(
