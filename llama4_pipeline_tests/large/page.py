@@ -64,7 +64,7 @@ float32 graph that `export` makes; `calibration.jsonl` holds 32,768 random token
 
 {commands}
 
-`make large` measures again and writes this page. It takes about 30 GB of disk for a while, and 63 GB for all of Scout,
+`make large` measures again and writes this page. It takes about 30 GB of disk for a while, and 64 GB for all of Scout,
 which is left out where they are not free; LARGE_SCRATCH=DIR chooses where.
 """
 
