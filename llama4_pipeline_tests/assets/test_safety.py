@@ -6,6 +6,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from llama4_pipeline import cli
+from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
 from llama4_pipeline.definitions import defs
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 
@@ -66,3 +68,22 @@ def test_a_partition_is_a_model_of_the_catalog(
     with pytest.raises(dg.DagsterUnknownPartitionError):
         materialize("checkpoint", partition)
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:{secret}@bucket/prefix", "ftp://user:{secret}@host", "s3://:{secret}@bucket"]
+)
+def test_a_password_in_the_place_of_the_artifacts_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    secret = "wJalr/XUtn"
+    monkeypatch.setenv(ARTIFACTS_VARIABLE, url.format(secret=secret))
+    assert cli.main(["store", "verify"]) == 2
+    said = capsys.readouterr().err
+    assert f"${ARTIFACTS_VARIABLE} holds a password" in said and secret not in said
+
+
+def test_a_user_in_the_place_of_the_artifacts_is_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "abfs://container@account.dfs.core.windows.net/prefix"
+    monkeypatch.setenv(ARTIFACTS_VARIABLE, place)
+    assert artifacts_root() == place
