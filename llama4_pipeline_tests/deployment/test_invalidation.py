@@ -39,7 +39,7 @@ class Installation:
 
     def planned(self) -> dict[str, str]:
         """Stages that would run at most, with the reason."""
-        return {each["stage"]: each["reason"] for each in self._command("plan") if each["runs"]}
+        return {each["stage"]: each["reason"] for each in self._command("plan") if each["state"] != "reuse"}
 
     def run(self) -> dict[str, str]:
         """Materializes everything; returns the stages that ran, with the reason that their metadata gives."""
