@@ -11,7 +11,9 @@ TORCH_INDEX ?=
 UI_HOST ?= 127.0.0.1
 UI_PORT ?= 3000
 PAGES_PORT ?= 3001
-# Where `make large` puts what it writes, about 30 GB for a while; 63 GB where there is room for all of Scout.
+# What the links to reports name: the host of UI_HOST, or this machine's name where that stands for every address.
+PAGES_HOST = $(if $(filter 0.0.0.0,$(UI_HOST)),$(shell uname -n),$(UI_HOST))
+# Where `make large` puts what it writes, about 30 GB for a while; 64 GB where there is room for all of Scout.
 LARGE_SCRATCH ?= /var/tmp
 # Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
 BENCHMARK ?=
@@ -85,7 +87,7 @@ check: setup ## Check format, lint, types and the Dagster definitions
 	DAGSTER_DISABLE_TELEMETRY=yes $(BIN)/dagster definitions validate -w workspace.yaml
 
 ui: export DAGSTER_HOME ?= $(CURDIR)
-ui: export LLAMA4_PIPELINE_PAGES ?= http://$(UI_HOST):$(PAGES_PORT)
+ui: export LLAMA4_PIPELINE_PAGES ?= http://$(PAGES_HOST):$(PAGES_PORT)
 ui: setup ## Serve the Dagster UI and the reports (UI_HOST=127.0.0.1 UI_PORT=3000 PAGES_PORT=3001)
 	$(BIN)/llama4-pipeline pages --host $(UI_HOST) --port $(PAGES_PORT) & trap "kill $$!" EXIT; \
 	$(BIN)/dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)

@@ -35,8 +35,8 @@ from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
 CATALOG_FILE = Path(__file__).with_suffix(".toml")
-# Model names are partition keys and directory names.
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+# Model names are partition keys and directory names; no longer than a recipe takes them.
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+|local:.+")
 _SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME" or "local:DIR"'
 # Keys of Llama4TextConfig that do not shape the tensors.
@@ -325,8 +325,8 @@ def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
             raise InputError(f"{file}: models.{name} is {table!r}, expected a table [models.{name}]")
         if not _NAME.fullmatch(name):
             raise InputError(
-                f"{file}: the model name {name!r} is a directory's too, expected a-z, 0-9, '.', '_' and '-', "
-                "a letter or digit first"
+                f"{file}: the model name {name!r} is a directory's too, expected up to 100 of a-z, 0-9, '.', "
+                "'_' and '-', a letter or digit first"
             )
         _resolve_paths(table, file)
     return models

@@ -4,6 +4,7 @@ import importlib
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,20 @@ class Outcome:
     reason: str
 
 
+class State(StrEnum):
+    """What would happen to a stage."""
+
+    RUN = "run"
+    IF_INPUT_CHANGES = "if its input changes"
+    REUSE = "reuse"
+
+
 @dataclass(frozen=True)
 class Decision:
     """What would happen to a stage, and why."""
 
     stage: str
-    runs: bool
+    state: State
     reason: str
 
 
@@ -87,20 +96,25 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
 def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
     """What a run of the whole pipeline would do for a model.
 
-    An upper bound: a stage behind a rebuilt one is said to run, and will not if its input comes out the same.
+    Whether a rebuilt stage comes out the same is not known beforehand: what stands behind it and needs nothing else is
+    `State.IF_INPUT_CHANGES`.
     """
     decisions = []
     digests: dict[str, str] = {}
     for stage in STAGES.values():
-        known = {name: digests[name] for name in stage.inputs if name in digests}
         open_inputs = [name for name in stage.inputs if name not in digests]
-        recipe = recipe_of(stage, model, device, known)
-        found = None if open_inputs else store.find(recipe).artifact
-        if found:
-            digests[stage.name] = found.digest
-            decisions.append(Decision(stage.name, runs=False, reason=_why_reused(found)))
+        latest = store.latest(model.name, stage.name)
+        unchanged = (latest.inputs if latest else {}) | digests
+        recipe = recipe_of(stage, model, device, {name: unchanged.get(name, "") for name in stage.inputs})
+        found = store.find(recipe).artifact
+        if found is None:
+            decision = Decision(stage.name, State.RUN, _why(store, recipe))
+        elif open_inputs:
+            decision = Decision(stage.name, State.IF_INPUT_CHANGES, f"{', '.join(open_inputs)} may change")
         else:
-            decisions.append(Decision(stage.name, runs=True, reason=_why(store, recipe, open_inputs)))
+            digests[stage.name] = found.digest
+            decision = Decision(stage.name, State.REUSE, _why_reused(found))
+        decisions.append(decision)
     return decisions
 
 
@@ -122,17 +136,12 @@ def stage_code_version(stage: Stage) -> str:
     return "+".join(code_version(function)[:16] for function in (stage.build, *stage.also_runs))
 
 
-def _why(store: Store, recipe: Recipe, open_inputs: list[str] | None = None) -> str:
-    """Why there is no artifact of a recipe. `open_inputs` will be rebuilt before it, with a digest unknown yet."""
+def _why(store: Store, recipe: Recipe) -> str:
+    """Why there is no artifact of a recipe."""
     latest = store.latest(recipe.model, recipe.stage)
     if latest is None:
         return "never built"
-    waiting = open_inputs or []
-    changes = [
-        change for change in recipe.changes_since(latest) if change not in map(_input_changed, waiting)
-    ]
-    changes += [f"input {name} will be rebuilt" for name in waiting]
-    if changes:
+    if changes := recipe.changes_since(latest):
         return "; ".join(changes)
     damage = store.find(recipe).damage
     return f"artifact damaged: {damage}" if damage else "artifact deleted"
@@ -140,10 +149,6 @@ def _why(store: Store, recipe: Recipe, open_inputs: list[str] | None = None) -> 
 
 def _why_reused(artifact: Artifact) -> str:
     return f"nothing it is made from changed since {artifact.manifest.created}"
-
-
-def _input_changed(name: str) -> str:
-    return f"input {name} changed"
 
 
 def _function(dotted: str) -> Build:

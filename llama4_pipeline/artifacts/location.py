@@ -5,17 +5,29 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llama4_pipeline.errors import InputError
+
 if TYPE_CHECKING:
     from llama4_pipeline.artifacts.store import Store
 
 ARTIFACTS_VARIABLE = "LLAMA4_PIPELINE_ARTIFACTS"
 COPIES_VARIABLE = "LLAMA4_PIPELINE_COPIES"
+_PASSWORD = re.compile(r"://[^/@:]*:.*@")  # a secret key may have slashes
 
 
 def artifacts_root() -> str:
-    """Directory or URL of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or this directory."""
+    """Directory or URL of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or this directory.
+
+    Raises:
+        InputError: The URL holds a password.
+    """
     named = os.environ.get(ARTIFACTS_VARIABLE)
     if named:
+        if _PASSWORD.search(named):
+            raise InputError(
+                f"${ARTIFACTS_VARIABLE} holds a password, which logs and metadata would show: leave out USER:PASSWORD@ "
+                "and set the variables of the store's client (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
         return named if "://" in named else str(Path(named).absolute())
     return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts")
 

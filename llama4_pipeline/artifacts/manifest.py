@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from pydantic_core import from_json, to_json
 
 from llama4_pipeline.artifacts.recipe import Recipe
@@ -26,7 +26,7 @@ class FileRecord(BaseModel):
 
     path: str
     bytes: int
-    sha256: str
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")  # names an object of the shared store
     modified_ns: int
 
     @field_validator("path")

@@ -145,7 +145,7 @@ class SharedStore(Store):
         """Makes sure that this machine has every file of an artifact.
 
         Raises:
-            InputError: The artifact, or a file of it, is gone.
+            InputError: The artifact, or a file of it, is gone or damaged; what is damaged is removed.
         """
         if self._is_here(artifact):
             return
@@ -157,7 +157,7 @@ class SharedStore(Store):
         """The content of one file of an artifact.
 
         Raises:
-            InputError: It is gone.
+            InputError: It is gone or damaged; what is damaged is removed.
         """
         if self._is_here(artifact):
             return (artifact.local / name).read_bytes()
@@ -165,6 +165,8 @@ class SharedStore(Store):
         content = self._objects.read(_object(record))
         if content is None:
             raise InputError(self._gone(artifact))
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise InputError(self._discard(artifact, record))
         return content
 
     def _open(self, recipe: Recipe) -> Found:
@@ -227,14 +229,18 @@ class SharedStore(Store):
         return [name.parent.as_posix() for name in names if name.name == MANIFEST and len(name.parts) == 4]
 
     def _upload(self, artifact: Artifact) -> None:
-        """Files first, the manifest last: before it, nothing is visible."""
+        """Files first, the manifest last: before it, nothing is visible.
+
+        Where an artifact is replaced, none of its objects is counted on: one of them may be why.
+        """
         _logger.info("uploading %s to %s", format_bytes(artifact.manifest.bytes), self.place)
+        shelf = artifact.local.relative_to(self.root).as_posix()
+        replaced = self._objects.size(f"{shelf}/{MANIFEST}") is not None
         for record in artifact.manifest.files:
             there = self._objects.size(_object(record)) == record.bytes
-            if not there or self._is_old(_object(record), _SPARED / 2):
+            if replaced or not there or self._is_old(_object(record), _SPARED / 2):
                 self._objects.upload(artifact.local / record.path, _object(record))
             self._keep(artifact.local / record.path, record)
-        shelf = artifact.local.relative_to(self.root).as_posix()
         content = artifact.manifest.model_dump_json(indent=1)
         self._objects.write(f"{shelf}/{MANIFEST}", content.encode())
 
@@ -262,7 +268,7 @@ class SharedStore(Store):
         except FileNotFoundError as error:
             raise InputError(self._gone(artifact)) from error
         if file_sha256(target) != record.sha256:
-            raise InputError(f"{record.path} of {artifact.place} is damaged: remove {self._url(record)}")
+            raise InputError(self._discard(artifact, record))
         os.utime(target, ns=(record.modified_ns, record.modified_ns))
         self._keep(target, record)
 
@@ -296,6 +302,11 @@ class SharedStore(Store):
 
     def _url(self, record: FileRecord) -> str:
         return f"{self.place}/{_object(record)}"
+
+    def _discard(self, artifact: Artifact, record: FileRecord) -> str:
+        """Removes an object whose content is not what its name says, so that its makers run again; tells of it."""
+        self._objects.remove([_object(record)])
+        return f"{record.path} of {artifact.place} was damaged and is removed: materialize {artifact.stage} again"
 
     def _gone(self, artifact: Artifact) -> str:
         return f"{artifact.place} is gone: materialize {artifact.stage} again"

@@ -43,7 +43,7 @@ def run(model: str, as_json: bool) -> None:
 @_MODEL
 @json_option
 def plan(model: str, as_json: bool) -> None:
-    """Tell which stages `run` would run, and why."""
+    """Tell which stages `run` would run, surely or if their input changes, and why."""
     from tabulate import tabulate
 
     from llama4_pipeline import pipeline
@@ -51,7 +51,7 @@ def plan(model: str, as_json: bool) -> None:
     from llama4_pipeline.device import find_device
 
     decisions = pipeline.plan(find_model(model), open_store(), find_device())
-    rows = [(each.stage, "run" if each.runs else "reuse", each.reason) for each in decisions]
+    rows = [(each.stage, each.state, each.reason) for each in decisions]
     table = tabulate(rows, headers=("stage", "", "why"))
     show({"model": model, "stages": [asdict(each) for each in decisions]}, table, as_json)
 

@@ -17,6 +17,7 @@ from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.orchestration.home import dagster_home
 from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
+from llama4_pipeline.progress import terminal_kept
 
 _logger = logging.getLogger(__name__)
 # The events of a run are in the instance; on the terminal the stages speak for themselves.
@@ -55,7 +56,7 @@ def run_pipeline(model: str) -> PipelineRun:
         CheckFailed: A graph does not match PyTorch, or a measurement died; what was built before stays.
     """
     find_model(model)
-    with dagster_home(), dg.DagsterInstance.get() as instance, _plain_messages():
+    with dagster_home(), dg.DagsterInstance.get() as instance, _plain_messages(), terminal_kept():
         from llama4_pipeline.definitions import defs
 
         for run_id in close_dead_runs(instance):

@@ -2,18 +2,20 @@
 
 Dagster's code server does this for the runs it started, as long as it lives itself. A run inside a command is nobody's
 child, and after a power cut nobody is left to notice: such a run stays "started", with its slot taken. So each command
-looks for them, and so does a sensor.
+looks for them, and so does a sensor. A process id means something on its own machine only: every run is tagged with the
+machine that started it, and no other machine judges it.
 """
 
 import platform
 
 import dagster as dg
 import psutil
-from dagster._core.launcher import DefaultRunLauncher
+from dagster._core.launcher import DefaultRunLauncher, LaunchRunContext
 
 PROCESS_TAG = "llama4_pipeline/process"
 _UNDER_WAY = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
 _STARTED_PROCESS = "Started process for run"
+_CLOCK_STEP_SECONDS = 60.0  # what a clock may be put right by while a run is under way
 
 
 def process_tag() -> dict[str, str]:
@@ -21,8 +23,17 @@ def process_tag() -> dict[str, str]:
     return {PROCESS_TAG: _identity(psutil.Process())}
 
 
+class TaggingRunLauncher(DefaultRunLauncher):
+    """Dagster's own launcher, named in dagster.yaml; a run says on which machine its process is."""
+
+    def launch_run(self, context: LaunchRunContext) -> None:
+        """Tags the run and starts its process."""
+        self._instance.add_run_tags(context.dagster_run.run_id, {PROCESS_TAG: platform.node()})
+        super().launch_run(context)
+
+
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
-    """Marks the runs of dead processes of this machine as failed and frees their pool slots.
+    """Marks the runs that this machine started and whose process is dead as failed, and frees their pool slots.
 
     Returns:
         The ids of the runs.
@@ -49,12 +60,13 @@ def recovery(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
-    """Whether a run has no process any more; one of another machine counts as alive."""
-    identity = run.tags.get(PROCESS_TAG)
-    if identity:
-        return identity.startswith(f"{platform.node()}/") and not _is_alive(identity)
-    if not isinstance(instance.run_launcher, DefaultRunLauncher):
-        return False  # its processes are elsewhere
+    """Whether a run of this machine has no process any more; one of another machine counts as alive."""
+    identity = run.tags.get(PROCESS_TAG, "")
+    node, _, process = identity.partition("/")
+    if node != platform.node():
+        return False
+    if process:
+        return not _is_alive(identity)
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()
         if (event.message or "").startswith(_STARTED_PROCESS):
@@ -65,7 +77,7 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _was_there(pid: int, moment: float) -> bool:
     """Whether the process of that id lives and did so at a moment, in seconds since 1970."""
     try:
-        return psutil.Process(pid).create_time() <= moment
+        return psutil.Process(pid).create_time() <= moment + _CLOCK_STEP_SECONDS
     except psutil.NoSuchProcess:
         return False
 
@@ -79,5 +91,8 @@ def _is_alive(identity: str) -> bool:
 
 
 def _identity(process: psutil.Process) -> str:
-    """Node, process id and start time: an id alone is used again."""
-    return f"{platform.node()}/{process.pid}/{process.create_time():.2f}"
+    """Node, process id and start time: an id alone is used again.
+
+    The start counts from the boot, as the kernel keeps it: a clock that is put right moves the hour of both.
+    """
+    return f"{platform.node()}/{process.pid}/{process.create_time() - psutil.boot_time():.2f}"

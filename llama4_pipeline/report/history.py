@@ -5,7 +5,6 @@ number of runs append at once without a lock, and `pandas.read_parquet` reads th
 """
 
 import json
-import subprocess
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from fsspec.core import url_to_fs
 from llama4_pipeline.artifacts.manifest import Manifest
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.measurement import Measurement
+from llama4_pipeline.report.commit import commit_of
 from llama4_pipeline.report.table import benchmark_table
 from llama4_pipeline.units import format_number
 
@@ -171,16 +171,5 @@ def _circumstances(manifest: Manifest) -> dict[str, str | None]:
         "machine_description": json.dumps(recipe.machine, sort_keys=True),
         "libraries": json.dumps(recipe.libraries, sort_keys=True),
         "code_version": recipe.code_version,
-        "commit": _commit(),
+        "commit": commit_of(Path(__file__).parents[1]),
     }
-
-
-def _commit() -> str | None:
-    """The last commit that touched this package, or None where it is no part of a git checkout."""
-    package = Path(__file__).parents[1]
-    command = ["git", "-C", str(package), "log", "-1", "--format=%H", "--", "."]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found or None

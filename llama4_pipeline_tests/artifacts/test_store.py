@@ -240,7 +240,10 @@ def test_names_cannot_leave_the_store(store: Store) -> None:
             store.latest(name, "exported_graph")
     for path in ("../evil", "/etc/passwd", "a/../../b", ""):
         with pytest.raises(ValidationError):
-            FileRecord(path=path, bytes=1, sha256="", modified_ns=0)
+            FileRecord(path=path, bytes=1, sha256="0" * 64, modified_ns=0)
+    for sha256 in ("../evil", "0" * 63, "A" * 64, f"{'0' * 64}\n"):
+        with pytest.raises(ValidationError):
+            FileRecord(path="weights", bytes=1, sha256=sha256, modified_ns=0)
 
     def escapes(out: Path) -> Mapping[str, Any]:
         (out / "link").symlink_to("/etc/passwd")

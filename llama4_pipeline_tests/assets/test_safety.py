@@ -1,19 +1,25 @@
 """What comes from outside stays where it belongs: secrets in the environment, names inside the store."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from llama4_pipeline import cli
+from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
 from llama4_pipeline.definitions import defs
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 
+ROOT = Path(__file__).parents[2]
 _SECRETS = {
     "HF_TOKEN": "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMIK7MDENGbPxRfiCYSECRETKEY",
-    "DAGSTER_PG_PASSWORD": "correct-horse-battery-staple",
+    "DAGSTER_PG_URL": "postgresql+psycopg2://pipeline:correct-horse-battery-staple@127.0.0.1:9/runs",
 }
+_RECOGNISED = (_SECRETS["HF_TOKEN"], _SECRETS["AWS_SECRET_ACCESS_KEY"], "correct-horse-battery-staple")
 _GATED = '[models.mini]\nsource = "hub:somebody/gated"\n'
 
 Materialize = Callable[[str, str], dg.ExecuteInProcessResult]
@@ -30,7 +36,7 @@ def materialize(
         monkeypatch.setenv(name, secret)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    (tmp_path / "dagster.yaml").write_text((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
 
     def run(asset: str, partition: str) -> dg.ExecuteInProcessResult:
         with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
@@ -55,8 +61,30 @@ def test_no_secret_is_written_down(materialize: Materialize, tmp_path: Path) -> 
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {"manifest.json", "model.safetensors"} & {path.name for path in written}
     assert any(path.suffix == ".db" and b"seconds_to_build" in path.read_bytes() for path in written)
+    assert leaks(tmp_path) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_whole_run_neither_says_nor_keeps_a_secret(
+    catalog: Callable[[int], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measurements included, in processes of their own; home, store, history and logs lie below `tmp_path`."""
     for name, secret in _SECRETS.items():
-        assert [path for path in written if secret.encode() in path.read_bytes()] == [], name
+        monkeypatch.setenv(name, secret)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.delenv(ARTIFACTS_VARIABLE, raising=False)
+    command = [sys.executable, "-m", "llama4_pipeline.cli", "run", "--model", "tiny", "--json"]
+    with (tmp_path / "said").open("w") as said:
+        subprocess.run(command, cwd=tmp_path, stdout=said, stderr=subprocess.STDOUT, check=True)
+    assert (tmp_path / ".dagster_home").is_dir() and (tmp_path / "artifacts" / "history").is_dir()
+    assert leaks(tmp_path) == []
+
+
+def leaks(directory: Path) -> list[Path]:
+    """The files below a directory that hold a secret."""
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    return [path for path in files if any(secret.encode() in path.read_bytes() for secret in _RECOGNISED)]
 
 
 @pytest.mark.parametrize("partition", ["../outside", "/etc", "tiny/../../outside", "nobody"])
@@ -66,3 +94,22 @@ def test_a_partition_is_a_model_of_the_catalog(
     with pytest.raises(dg.DagsterUnknownPartitionError):
         materialize("checkpoint", partition)
     assert not (tmp_path / "artifacts").exists()
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://key:{secret}@bucket/prefix", "ftp://user:{secret}@host", "s3://:{secret}@bucket"]
+)
+def test_a_password_in_the_place_of_the_artifacts_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    secret = "wJalr/XUtn"
+    monkeypatch.setenv(ARTIFACTS_VARIABLE, url.format(secret=secret))
+    assert cli.main(["store", "verify"]) == 2
+    said = capsys.readouterr().err
+    assert f"${ARTIFACTS_VARIABLE} holds a password" in said and secret not in said
+
+
+def test_a_user_in_the_place_of_the_artifacts_is_part_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    place = "abfs://container@account.dfs.core.windows.net/prefix"
+    monkeypatch.setenv(ARTIFACTS_VARIABLE, place)
+    assert artifacts_root() == place

@@ -1,6 +1,7 @@
 """`pages`, as a browser sees it."""
 
 import os
+import platform
 import subprocess
 import sys
 import urllib.error
@@ -15,6 +16,7 @@ from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.artifacts.store import Store
 
+ROOT = Path(__file__).parents[2]
 _COMMAND = [sys.executable, "-m", "llama4_pipeline.cli", "pages", "--port", "0"]
 
 
@@ -51,10 +53,21 @@ def test_a_report_and_nothing_else_is_served_to_this_machine(server: tuple[psuti
 
 def test_the_ui_is_served_to_this_machine_unless_asked() -> None:
     def commands(*settings: str) -> str:
-        root = Path(__file__).parents[2]
         return subprocess.run(
-            ["make", "-n", "ui", *settings], cwd=root, capture_output=True, text=True, check=True
+            ["make", "-n", "ui", *settings], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
 
     assert commands().count("127.0.0.1") == 2
     assert "0.0.0.0" in commands("UI_HOST=0.0.0.0")
+
+
+@pytest.mark.parametrize(
+    ("settings", "host"),
+    [((), "127.0.0.1"), (("UI_HOST=ours",), "ours"), (("UI_HOST=0.0.0.0",), platform.node())],
+)
+def test_links_to_reports_name_a_host_that_others_reach(settings: tuple[str, ...], host: str) -> None:
+    shown = "ui: shown\nshown: ; @+echo $$LLAMA4_PIPELINE_PAGES"  # + is run under -n too
+    said = subprocess.run(
+        ["make", "-n", "--eval", shown, "ui", *settings], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert f"http://{host}:3001" in said.splitlines()

@@ -54,7 +54,7 @@ def test_plan_says_what_would_run_and_why(store: Store, capsys: pytest.CaptureFi
     assert list(stages) == list(STAGES)
     assert "code changed" in stages["checkpoint"]["reason"]
     assert stages["datasets"]["reason"] == "never built"
-    assert all(stage["runs"] for stage in stages.values())
+    assert all(stage["state"] == "run" for stage in stages.values())
 
 
 def test_gc_says_what_it_freed(store: Store, capsys: pytest.CaptureFixture[str]) -> None:

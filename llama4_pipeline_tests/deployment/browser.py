@@ -15,6 +15,11 @@ _SWITCHES = [
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
 _PATIENCE_MS = 60_000
+# Of a run that has ended: a step whose times the chart does not know yet has a dotted frame.
+_STEPS_DRAWN = """() => {
+    const steps = [...document.querySelectorAll(".chart-element.box, .chart-element.dot")]
+    return steps.length > 2 && steps.every(step => !step.style.border.includes("dotted"))
+}"""
 _ANIMATION_MS = 3_000
 _USUAL = {"width": 1800, "height": 1200}
 _USUAL_SCALE = 0.8
@@ -71,6 +76,14 @@ class Pages:
         self.page.get_by_text("Launch runs to materialize").click()  # closes the list
         many = len(models) > 1
         self.page.get_by_role("button", name="Launch backfill" if many else "Launch 1 run").click()
+
+    def open_run(self, run_id: str) -> None:
+        """Opens the page of a run that succeeded and waits until it is drawn, with a bar for each step."""
+        self.page.goto(f"/runs/{run_id}")
+        self.page.get_by_text("Success", exact=True).first.wait_for()
+        self.page.get_by_text(f"Succeeded ({len(STAGES)})").wait_for()
+        self.page.get_by_text("RUN_SUCCESS").wait_for()
+        self.page.wait_for_function(_STEPS_DRAWN)
 
     def open_partition(self, asset: str, model: str) -> None:
         """Opens an asset's page at one partition and waits for its word that it is materialized."""

@@ -1,4 +1,4 @@
-"""One home for all tests here: what one of them built, the next one reuses."""
+"""A home for each test: what it sees built was built in it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,9 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--screenshots", type=Path, help="Directory for pictures of the UI.")
 
 
-@pytest.fixture(scope="session")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Deployment:
-    return Deployment(tmp_path_factory.mktemp("deployment") / "home")
+@pytest.fixture
+def deployment(tmp_path: Path) -> Deployment:
+    return Deployment(tmp_path / "home")
 
 
 @pytest.fixture

@@ -114,16 +114,10 @@ class Deployment:
 
             return wait_for(ended, f"the end of {count} runs", seconds)
 
-    def new_backfills(self, known: Container[str]) -> list[str]:
-        """Waits for the daemon to see backfills that are not among the known ones; returns their ids."""
+    def backfills(self) -> list[str]:
+        """Waits for the daemon to see backfills; returns their ids."""
         with self.instance() as instance:
-            return wait_for(
-                lambda: [
-                    each.backfill_id for each in instance.get_backfills() if each.backfill_id not in known
-                ],
-                "a backfill",
-                60,
-            )
+            return wait_for(lambda: [each.backfill_id for each in instance.get_backfills()], "a backfill", 60)
 
     def wait_for_success(self, backfill: str) -> None:
         """Waits for the daemon to note that a backfill is complete."""

@@ -19,7 +19,7 @@ _PRESENTED = {"benchmark_table", "report"}
 
 
 class Installation:
-    """A copy of the package whose code may be changed, with a store, a home and the model `tiny`, made small."""
+    """A copy of the package whose code may be changed, with a store, a home and the models `tiny` and `small`."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -27,32 +27,37 @@ class Installation:
         self.store = Store(root / "artifacts")
         shutil.copytree(ROOT / "llama4_pipeline", self.package, ignore=shutil.ignore_patterns("__pycache__"))
         (root / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-        self.use_seed(0)
+        self.write_catalog()
 
-    def use_seed(self, seed: int) -> None:
-        (self.root / "catalog.toml").write_text(CATALOG.format(seed=seed))
+    def write_catalog(self, seed: int = 0, of_tiny: str = "") -> None:
+        """Another seed or more keys of `tiny`; `small` stays what it is."""
+        tiny = CATALOG.format(seed=seed).replace("source", f"{of_tiny}\nsource", 1)
+        small = CATALOG.format(seed=7).replace("models.tiny", "models.small")
+        small = small.replace("source", 'description = "Another"\nsource', 1)
+        (self.root / "catalog.toml").write_text(f"{tiny}{small}")
 
     def replace_in(self, file: str, old: str, new: str) -> None:
         text = (self.package / file).read_text()
         assert old in text
         (self.package / file).write_text(text.replace(old, new, 1))
 
-    def planned(self) -> dict[str, str]:
+    def planned(self, model: str) -> dict[str, str]:
         """Stages that would run at most, with the reason."""
-        return {each["stage"]: each["reason"] for each in self._command("plan") if each["runs"]}
+        stages = self._command("plan", model)
+        return {each["stage"]: each["reason"] for each in stages if each["state"] != "reuse"}
 
-    def run(self) -> dict[str, str]:
+    def run(self, model: str) -> dict[str, str]:
         """Materializes everything; returns the stages that ran, with the reason that their metadata gives."""
-        return {each["stage"]: each["why"] for each in self._command("run") if not each["reused"]}
+        return {each["stage"]: each["why"] for each in self._command("run", model) if not each["reused"]}
 
-    def _command(self, name: str) -> list[dict[str, str]]:
+    def _command(self, name: str, model: str) -> list[dict[str, str]]:
         environment = os.environ | {
             "PYTHONPATH": str(self.root),
             "DAGSTER_HOME": str(self.root),
             "LLAMA4_PIPELINE_ARTIFACTS": str(self.store.root),
             "LLAMA4_PIPELINE_CATALOG": str(self.root / "catalog.toml"),
         }
-        command = [sys.executable, "-m", "llama4_pipeline.cli", name, "--model", "tiny", "--json"]
+        command = [sys.executable, "-m", "llama4_pipeline.cli", name, "--model", model, "--json"]
         done = subprocess.run(command, cwd=self.root, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         stages: list[dict[str, str]] = json.loads(done.stdout.splitlines()[-1])["stages"]
@@ -96,20 +101,36 @@ def a_corrupted_artifact(installation: Installation) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
+def a_parameter_of_one_model(installation: Installation) -> None:
+    installation.write_catalog(of_tiny='quantization.int8 = "k_quant"')
+
+
 def another_checkpoint(installation: Installation) -> None:
-    installation.use_seed(1)
+    installation.write_catalog(seed=1)
 
 
 Change = Callable[[Installation], None]
-_CASES: tuple[tuple[Change, set[str], str], ...] = (
-    (nothing, set(), ""),
-    (a_comment_in_simplify, set(), ""),
-    (a_deleted_artifact, {"int8_graph"}, "artifact deleted"),
-    (a_corrupted_artifact, {"simplified_graph"}, "artifact damaged: model.onnx has other content"),
-    (code_of_simplify_to_the_same_bytes, {"simplified_graph"}, "code changed"),
-    (a_library, {"simplified_graph"}, "library onnxsim: "),
-    (a_parameter_of_int4, {"int4_graph", "benchmarks"} | _PRESENTED, 'parameter method: "rtn" -> "k_quant"'),
-    (another_checkpoint, set(STAGES), "parameter seed: 0 -> 1"),
+_TINY, _BOTH = ("tiny",), ("tiny", "small")
+_CASES: tuple[tuple[Change, tuple[str, ...], set[str], str], ...] = (
+    (nothing, (), set(), ""),
+    (a_comment_in_simplify, (), set(), ""),
+    (a_deleted_artifact, _TINY, {"int8_graph"}, "artifact deleted"),
+    (a_corrupted_artifact, _TINY, {"simplified_graph"}, "artifact damaged: model.onnx has other content"),
+    (code_of_simplify_to_the_same_bytes, _BOTH, {"simplified_graph"}, "code changed"),
+    (a_library, _BOTH, {"simplified_graph"}, "library onnxsim: "),
+    (
+        a_parameter_of_int4,
+        _BOTH,
+        {"int4_graph", "benchmarks"} | _PRESENTED,
+        'parameter method: "rtn" -> "k_quant"',
+    ),
+    (
+        a_parameter_of_one_model,
+        _TINY,
+        {"int8_graph", "benchmarks"} | _PRESENTED,
+        'parameter method: "rtn" -> "k_quant"',
+    ),
+    (another_checkpoint, _TINY, set(STAGES), "parameter seed: 0 -> 1"),
 )
 
 
@@ -118,16 +139,19 @@ _CASES: tuple[tuple[Change, set[str], str], ...] = (
 def test_exactly_what_is_invalid_runs(tmp_path: Path, tried: list[str]) -> None:
     """One change after the other on one store; plan says before what the run says after."""
     installation = Installation(tmp_path)
-    installation.run()
-    for change, expected, reason in _CASES:
+    for model in _BOTH:
+        installation.run(model)
+    for change, models, stages, reason in _CASES:
         change(installation)
-        planned, ran = installation.planned(), installation.run()
-        assert set(ran) == expected, change.__name__
-        assert planned.keys() >= ran.keys(), change.__name__
-        if expected:
-            first = next(iter(ran))
-            assert ran[first].startswith(reason) and planned[first] == ran[first], change.__name__
+        for model in _BOTH:
+            said = f"{change.__name__}, {model}"
+            planned, ran = installation.planned(model), installation.run(model)
+            assert set(ran) == (stages if model in models else set()), said
+            assert planned.keys() >= ran.keys(), said
+            if ran:
+                first = next(iter(ran))
+                assert ran[first].startswith(reason) and planned[first] == ran[first], said
     tried.append(
-        f"{len(_CASES)} changes, each with exactly the stages that it makes invalid: "
-        + ", ".join(change.__name__.replace("_", " ") for change, _, _ in _CASES)
+        f"{len(_CASES)} changes over two models, each with exactly the stages and partitions that it makes invalid: "
+        + ", ".join(change.__name__.replace("_", " ") for change, *_ in _CASES)
     )

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(7200)]
 MODEL = "tiny"
 SEED = 20261124
 MOMENTS = 10
+FEWEST_UNFINISHED = 5
 VICTIMS = ("step", "run worker", "daemon", "everything")
 _RUN_SECONDS = 1800
 _SLOT_SECONDS = 180
@@ -53,26 +54,51 @@ def test_two_runs_at_once_and_ten_kills(dagster: DagsterProcesses, tmp_path: Pat
         tried.append(f"two runs of {MODEL} at once: each of {len(STAGES)} stages made once")
 
         kills = []
-        for number in range(MOMENTS):
-            victim, stage = VICTIMS[number % len(VICTIMS)], chance.choice(list(STAGES))
-            seconds = chance.uniform(0, store.input_of(MODEL, stage).manifest.seconds)
-            kills.append(_Kill(dagster, store, victim, stage, seconds).tried())
+        for number, stage in enumerate(_drawn(chance)):
+            # In the first half: alone, a stage takes less than when two runs were at work.
+            seconds = chance.uniform(0, store.input_of(MODEL, stage).manifest.seconds / 2)
+            kills.append(_Kill(dagster, store, VICTIMS[number % len(VICTIMS)], stage, seconds))
+            kills[-1].carry_out()
+    unfinished = sum(kill.unfinished for kill in kills)
+    said = "; ".join(map(str, kills))
+    assert unfinished >= FEWEST_UNFINISHED, (
+        f"{unfinished} of {MOMENTS} kills came before the artifact: {said}"
+    )
     tried.append(
-        f"{MOMENTS} kills (seed {SEED}), only the lost stage redone, no slot kept: {'; '.join(kills)}"
+        f"{MOMENTS} kills (seed {SEED}) in {MOMENTS} stages, {unfinished} before the artifact was there, "
+        f"only the lost stage redone, no slot kept: {said}"
     )
 
 
+def _drawn(chance: random.Random) -> list[str]:
+    """Stages without repeats, one of those that take a slot of the pool among them."""
+    pooled = [name for name, stage in STAGES.items() if stage.may_use_gpu]
+    first = chance.choice(pooled)
+    drawn = [first, *chance.sample([name for name in STAGES if name != first], MOMENTS - 1)]
+    chance.shuffle(drawn)
+    return drawn
+
+
 class _Kill:
-    """One stage is removed, a run makes it again, and a process is killed while it does."""
+    """One stage is removed, a run makes it again, and a process is killed while it does.
+
+    Attributes:
+        unfinished: Whether the artifact was absent right after the kill.
+    """
 
     def __init__(
         self, dagster: DagsterProcesses, store: Store, victim: str, stage: str, seconds: float
     ) -> None:
         self.dagster, self.store = dagster, store
         self.victim, self.stage, self.seconds = victim, stage, seconds
+        self.unfinished = False
 
-    def tried(self) -> str:
-        """Does it; returns what was tried."""
+    def __str__(self) -> str:
+        state = "unfinished" if self.unfinished else "finished"
+        return f"{self.victim} in {self.stage} after {self.seconds:.1f} s ({state})"
+
+    def carry_out(self) -> None:
+        """Does it, and looks at what is left."""
         others = {artifact.directory for artifact in self.store.artifacts() if artifact.stage != self.stage}
         lost = self.store.input_of(MODEL, self.stage).directory
         shutil.rmtree(lost)
@@ -80,6 +106,7 @@ class _Kill:
         self._wait_for_start(run_id)
         time.sleep(self.seconds)
         self._kill()
+        self.unfinished = not lost.exists()
         assert self.store.verify() == {}, "nothing half made is visible"
         assert others <= {artifact.directory for artifact in self.store.artifacts()}
         if self.victim in ("daemon", "everything"):
@@ -94,7 +121,6 @@ class _Kill:
         assert set(built) <= {self.stage} | _behind(self.stage) and max(built.values(), default=1) == 1
         assert self.store.verify() == {} and self.store.input_of(MODEL, self.stage).directory == lost
         _wait_for_free_slots(self.dagster)
-        return f"{self.victim} in {self.stage} after {self.seconds:.1f} s"
 
     def _succeeded(self, run_id: str) -> bool:
         return self.dagster.wait_for(run_id, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS

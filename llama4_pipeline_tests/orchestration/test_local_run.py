@@ -1,9 +1,13 @@
 """`run`: the whole pipeline on a small random model, again without work, and its errors."""
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -41,6 +45,29 @@ def test_a_wrong_source_fails_with_its_own_error(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="nowhere: no such directory"):
         run_pipeline("tiny")
+
+
+def test_a_run_draws_a_bar_in_a_terminal(tmp_path: Path) -> None:
+    """Inside a step, where Dagster has standard error lead to a file; the run is stopped at its first bar."""
+    (tmp_path / "catalog.toml").write_text(CATALOG.format(seed=0))
+    settings = {"LLAMA4_PIPELINE_CATALOG": str(tmp_path / "catalog.toml"), "PYTHONPATH": str(ROOT)}
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
+    command = [sys.executable, "-m", "llama4_pipeline.cli", "run", "--model", "tiny"]
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path, env=environment
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        with suppress(OSError):  # what the end of a terminal is
+            while b"] validate graph: " not in shown:
+                shown += os.read(ours, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+    assert re.search(rb"\r\[[#.]{30}\] validate graph: ", shown), shown.decode()
 
 
 @pytest.mark.slow

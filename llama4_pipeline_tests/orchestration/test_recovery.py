@@ -1,16 +1,20 @@
 """A killed command leaves no run open and no pool slot taken, once the next command has looked."""
 
 import os
+import platform
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from dagster._core.events import EngineEventData
+from dagster._core.launcher import LaunchRunContext
 
-from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag, recovery
+from llama4_pipeline.orchestration.recovery import PROCESS_TAG, close_dead_runs, process_tag, recovery
+from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterProcesses
 
 _PROGRAM = """
 import time
@@ -28,11 +32,10 @@ with dg.DagsterInstance.get() as instance:
 
 
 def test_a_killed_run_is_closed_and_its_slot_freed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = Path(__file__).parents[2]
-    (tmp_path / "dagster.yaml").write_text((root / "dagster.yaml").read_text())
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     command = [sys.executable, "-c", _PROGRAM]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=root)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
     assert process.stdout is not None and process.stdout.readline() == "in the slot\n"
     with dg.DagsterInstance.get() as instance:
         assert close_dead_runs(instance) == [], "the run is alive"
@@ -51,12 +54,13 @@ def test_a_killed_run_is_closed_and_its_slot_freed(tmp_path: Path, monkeypatch: 
 def test_a_run_that_nobody_is_left_to_watch_is_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "dagster.yaml").write_text((Path(__file__).parents[2] / "dagster.yaml").read_text())
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     gone = subprocess.Popen(["true"])
     gone.wait()
+    here = {PROCESS_TAG: platform.node()}
     with dg.DagsterInstance.get() as instance:
-        alive, dead, elsewhere = (_started(instance, pid) for pid in (os.getpid(), gone.pid, None))
+        alive, dead, elsewhere = (_started(instance, pid, here) for pid in (os.getpid(), gone.pid, None))
         with dg.build_sensor_context(instance=instance) as context:
             assert recovery(context).skip_message == f"closed {dead}"
             assert recovery(context).skip_message == "no run is dead"
@@ -68,9 +72,41 @@ def test_a_run_that_nobody_is_left_to_watch_is_closed(
         }
 
 
-def _started(instance: dg.DagsterInstance, pid: int | None) -> str:
+@pytest.mark.parametrize(
+    "tags", [{PROCESS_TAG: "another-machine"}, {PROCESS_TAG: "another-machine/1/2.00"}, {}]
+)
+def test_a_run_of_another_machine_is_left_alone(tags: dict[str, str]) -> None:
+    """Machines that share a database share no process ids; who started an untagged run is not known."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        _started(instance, gone.pid, tags)
+        assert close_dead_runs(instance) == []
+
+
+def test_a_launched_run_names_its_machine(tmp_path: Path) -> None:
+    dagster = DagsterProcesses(tmp_path / "home", ROOT / "dagster.yaml", {})
+    with dagster.instance() as instance:
+        run_id = _started(instance, None, {})
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        with pytest.raises(dg.DagsterInvariantViolationError, match="workspace"):
+            instance.run_launcher.launch_run(LaunchRunContext(run, workspace=None))
+        tagged = instance.get_run_by_id(run_id)
+        assert tagged is not None and tagged.tags[PROCESS_TAG] == platform.node()
+
+
+def test_a_process_is_known_after_the_clock_was_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = process_tag()
+    booted = psutil.boot_time()
+    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 3600)
+    assert process_tag() == before
+
+
+def _started(instance: dg.DagsterInstance, pid: int | None, tags: dict[str, str]) -> str:
     """A run as the code server leaves it when it has started the process."""
-    run = instance.create_run_for_job(dg.job(name="empty")(lambda: None), status=dg.DagsterRunStatus.STARTED)
+    empty = dg.job(name="empty")(lambda: None)
+    run = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=tags)
     if pid is not None:
         instance.report_engine_event(
             f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid)
