@@ -37,7 +37,7 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         ),
         "gptq": Terms("inputs make up for each other's errors, by the calibration tokens of each expert"),
         "mixed": Terms(
-            "gptq, bits and blocks by measured sensitivity, within the size of plain 4 bits",
+            "gptq, bits and blocks by measured sensitivity, within the size of the other methods",
             precisions=("int4",),
             block_size=False,
         ),

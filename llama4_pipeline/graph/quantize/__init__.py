@@ -65,8 +65,6 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         ),
     }
 )
-PLAIN = Scheme(bits=4, block_size=32, symmetric=True)
-"""Of every weight alike: its size is the budget of mixed precision."""
 FALLBACK = KQuant()  # for matrices of which calibration says too little
 STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
 MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
@@ -107,8 +105,12 @@ def quantize_graph(
         observed = LayerByLayer(graph, model.graph, out, calibration.limited(STATISTICS_TOKENS))
         if method == Mixed.name:
             weights = find_weights(model.graph)[0]
+            if precision != "int4" or block_size is not None:
+                raise InputError(
+                    "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
+                )
             schemes, sensitivity = mix_schemes(
-                graph, weights, _mixed_budget(precision, block_size), calibration
+                graph, weights, preset_schemes(weights, precision), calibration
             )
     report = quantize_model(
         model,
@@ -204,14 +206,6 @@ def preset_schemes(
     preset = _named(PRESETS, precision, "precision")
     alike = replace(preset.products, block_size=block_size) if block_size else None
     return plan_schemes(weights, {weight.name: alike or preset.scheme(weight) for weight in weights})
-
-
-def _mixed_budget(precision: Precision, block_size: int | None) -> Scheme:
-    if precision != "int4" or block_size is not None:
-        raise InputError(
-            "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
-        )
-    return PLAIN
 
 
 class _Choice:

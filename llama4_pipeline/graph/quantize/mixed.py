@@ -1,4 +1,4 @@
-"""Mixed precision: bits and blocks where they pay, within the size of plain 4 bits.
+"""Mixed precision: bits and blocks where they pay, within the size that the precision has without it.
 
 Rounding one weight at a time shows how much each moves the predictions. Every weight starts with the cheapest scheme;
 the bytes that are left are spent one raise at a time, on the one that saves most divergence a byte. Experts, most of
@@ -43,14 +43,14 @@ class Mixed(Gptq):
 
 
 def mix_schemes(
-    graph: Path, weights: list[Weight], plain: Scheme, calibration: Calibration
+    graph: Path, weights: list[Weight], usual: Mapping[str, Scheme], calibration: Calibration
 ) -> tuple[dict[str, Scheme], dict[Group, float]]:
     """Chooses a scheme for every weight.
 
     Args:
         graph: directory of the fused float graph.
         weights: all of them.
-        plain: the scheme whose size is the budget.
+        usual: fitted schemes by weight name, whose size is the budget.
         calibration: text on which the sensitivity is measured.
 
     Returns:
@@ -61,8 +61,9 @@ def mix_schemes(
     experts = [group for group in weight_groups(weights, by_expert=True) if group.expert is not None]
     measured = [*groups, *experts] if len(experts) <= MOST_EXPERTS else groups
     sensitivity = measure_sensitivity(graph, measured, _MEASURED, calibration.limited(SENSITIVITY_TOKENS))
-    budget = _bytes(weights, plan_schemes(weights, {weight.name: plain for weight in weights}))
-    return spend(weights, {group: sensitivity[group] for group in groups}, budget), sensitivity
+    return spend(
+        weights, {group: sensitivity[group] for group in groups}, _bytes(weights, usual)
+    ), sensitivity
 
 
 def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int) -> dict[str, Scheme]:
