@@ -4,6 +4,7 @@ A fused graph writes into one buffer per layer that is bound as past and as pres
 tensors that become the next call's past by rebinding.
 """
 
+import mmap
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -11,7 +12,6 @@ import numpy as np
 import onnxruntime as ort
 
 _FIRST_CAPACITY = 256
-_ALIGNMENT = 64
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class SharedBuffers:
             self._buffers = [None] * len(self._tensors)
         self._bound = None
         for index, tensor in enumerate(self._tensors):
-            buffer = _aligned_zeros((batch, tensor.kv_heads, capacity, tensor.head_dim), tensor.dtype)
+            buffer = _zeros((batch, tensor.kv_heads, capacity, tensor.head_dim), tensor.dtype)
             if kept:
                 buffer[:, :, :kept] = self._buffers[index].numpy()
             self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
@@ -145,9 +145,7 @@ class ReboundTensors:
         return sum(value.tensor_size_in_bytes() for value in self._values)
 
 
-def _aligned_zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """Zeros that begin on a cache line; pages that are never written take no memory."""
-    size = int(np.prod(shape)) * dtype.itemsize
-    raw = np.zeros(size + _ALIGNMENT, dtype=np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(dtype).reshape(shape)
+def _zeros(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """Zeros in pages of their own: those that are never written take no memory, and all go back when it is dropped."""
+    pages = mmap.mmap(-1, int(np.prod(shape)) * dtype.itemsize)
+    return np.frombuffer(pages, dtype).reshape(shape)

@@ -18,7 +18,8 @@ from llama4_pipeline.runtime.step_buffers import StepBuffers
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXT_KEY = "llama4.max_context"
-_LONGEST_RUN = 512  # tokens: a longer prompt goes in parts, so that activations take no more memory than this
+# Tokens that the CPU reads at once: a longer prompt goes in parts, no slower, and its activations take less memory.
+_LONGEST_RUN = 256
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -56,6 +57,7 @@ class OrtDecoder:
     ) -> None:
         self._session = open_session(graph, threads, device, profile)
         self._device = device
+        self._longest_run = _LONGEST_RUN if device == "cpu" else UNLIMITED
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
             _require_single_provider(self._session, _PROVIDERS[device])
@@ -94,7 +96,8 @@ class OrtDecoder:
         batch, new = input_ids.shape
         self._cache.reserve(batch, mask.shape[1])
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        run = self._run_by_row if self._fused and _needs_runs(mask, new) else self._run
+        cut = self._fused and _needs_runs(mask, new, self._longest_run)
+        run = self._run_by_row if cut else self._run
         logits = run(input_ids, mask, kept)
         self.mask = mask
         return logits
@@ -141,7 +144,7 @@ class OrtDecoder:
         past = mask.shape[1] - new
         logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
         for row in range(batch):
-            for begin, end in _runs(mask[row, past:]):
+            for begin, end in _runs(mask[row, past:], self._longest_run):
                 wanted = max(end - max(begin, new - kept), 1)
                 part = self._run(
                     input_ids[row : row + 1, begin:end], mask[row : row + 1, : past + end], wanted, row
@@ -246,20 +249,20 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
     return tensors
 
 
-def _needs_runs(mask: np.ndarray, new: int) -> bool:
+def _needs_runs(mask: np.ndarray, new: int, longest: int) -> bool:
     """Whether a fused graph cannot take this input in one run (see `_run_by_row`)."""
     batch, total = mask.shape
     if new == 1:
         return False
     begins = np.diff(mask[:, -new:], axis=1, prepend=0) > 0
-    return new > _LONGEST_RUN or (batch > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
+    return new > longest or (batch > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
 
 
-def _runs(real: np.ndarray) -> list[tuple[int, int]]:
-    """Begin and end of each unbroken run of ones in int64 [S], cut where it is longer than `_LONGEST_RUN`."""
+def _runs(real: np.ndarray, longest: int) -> list[tuple[int, int]]:
+    """Begin and end of each unbroken run of ones in int64 [S], cut where it is longer than `longest`."""
     edges = np.flatnonzero(np.diff(real, prepend=0, append=0)).tolist()
     return [
-        (start, min(start + _LONGEST_RUN, end))
+        (start, min(start + longest, end))
         for begin, end in zip(edges[::2], edges[1::2], strict=True)
-        for start in range(begin, end, _LONGEST_RUN)
+        for start in range(begin, end, longest)
     ]
