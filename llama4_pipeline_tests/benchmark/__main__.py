@@ -79,7 +79,7 @@ def _measure(models: list[Model], rounds: int, threads: int, device: str, scratc
 
 
 def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch: Path) -> ModelRecord:
-    workshop = Workshop(model, scratch)
+    workshop = Workshop(model, scratch, device)
     bench = _Bench(model, workshop, threads, device)
     bench.measure_in_turns(rounds)
     qualities = _judge(model, workshop, bench.judged(), threads, device)

@@ -3,6 +3,7 @@
 import logging
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from llama4_pipeline.artifacts.code_version import code_version
@@ -23,7 +24,8 @@ _logger = logging.getLogger(__name__)
 class Workshop:
     """Holds what was made for a model, under names that change with the code that makes it."""
 
-    def __init__(self, model: Model, scratch: Path) -> None:
+    def __init__(self, model: Model, scratch: Path, device: str = "cpu") -> None:
+        self._device = device
         self._directory = scratch / model.title.replace(", ", "-").replace(" ", "-")
         spec = load_catalog()[model.name]
         changes = {} if model.layers is None else {"num_hidden_layers": model.layers}
@@ -44,23 +46,30 @@ class Workshop:
             return self.checkpoint
         suffix = ".gguf" if runs == "gguf" else ""
         version = code_version(_MAKERS[runs])[:12]
-        out = self._directory / f"{entry.precision}-{version}{suffix}"
+        name = f"{entry.precision}-{self._device}"
+        out = self._directory / f"{name}-{version}{suffix}"
         if not out.exists():
-            self._remove_older(entry.precision, suffix)
-            asked = {
-                "graph": ["export", "--form", "fused", "--precision"],
-                "gguf": ["gguf", "--encoding"],
-            }[runs]
-            words = [*asked, entry.precision, "--max-context", str(MAX_CONTEXT), "--out", str(out)]
-            if runs == "graph" and entry.precision in DEFAULT_METHOD:
-                words += ["--method", DEFAULT_METHOD[entry.precision]]
+            self._remove_older(name, suffix)
+            words = self._words(entry, runs)
             _logger.info("%s", " ".join(words))
-            command = [sys.executable, "-m", "llama4_pipeline.cli", *words]
-            last_line([*command, "--checkpoint", str(self.checkpoint)], f"{words[0]} in {entry.precision}")
+            command = [sys.executable, "-m", "llama4_pipeline.cli", *words, "--out", str(out)]
+            last_line(command, f"{words[0]} in {entry.precision}")
         return out
 
-    def _remove_older(self, precision: str, suffix: str) -> None:
-        for old in self._directory.glob(f"{precision}-*{suffix}"):
+    def _words(self, entry: Entry, runs: str) -> list[str]:
+        """The command that makes it, but for its `--out`."""
+        from_checkpoint = ["--checkpoint", str(self.checkpoint), "--max-context", str(MAX_CONTEXT)]
+        if runs == "gguf":
+            return ["gguf", "--encoding", entry.precision, *from_checkpoint]
+        method = DEFAULT_METHOD.get(entry.precision)
+        how = ["--precision", entry.precision, *(["--method", method] if method else [])]
+        if method and self._device == "cuda":  # whose quantized experts take float16 activations only
+            half = self.path(replace(entry, precision="fp16"))
+            return ["quantize", "--graph", str(half), *how]
+        return ["export", "--form", "fused", *how, *from_checkpoint]
+
+    def _remove_older(self, name: str, suffix: str) -> None:
+        for old in self._directory.glob(f"{name}-*{suffix}"):
             if old.is_dir() and not suffix:
                 shutil.rmtree(old)
             elif suffix:
