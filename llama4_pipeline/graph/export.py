@@ -31,6 +31,7 @@ from llama4_pipeline.llama4.weights import WeightSource
 OLDEST_OPSET = 18
 NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+_STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,10 @@ def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
         graph.initializers["model.inverse_frequencies"].const_value = ir.tensor(
             frequencies.numpy(), name="model.inverse_frequencies"
         )
+    for node in (
+        graph.all_nodes()
+    ):  # it names files of this machine, so that elsewhere the same export had other bytes
+        node.metadata_props.pop(_STACK_TRACE, None)
     return program.model
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 
+import llama4_pipeline
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph, skeleton
@@ -24,6 +25,12 @@ def test_graph_reads_like_the_model(portable_graph: Path) -> None:
 def test_functions_stand_in_the_order_of_their_names(portable_graph: Path) -> None:
     names = [function.name for function in load_graph(portable_graph).functions.values()]
     assert len(names) > 5 and names == sorted(names), "every export of a checkpoint has the same bytes"
+
+
+def test_nothing_tells_where_the_package_is_installed(portable_graph: Path) -> None:
+    written = (portable_graph / "model.onnx").read_bytes()
+    assert str(Path(llama4_pipeline.__file__).parent).encode() not in written
+    assert b'File "' not in written
 
 
 def test_inputs_and_outputs_carry_the_names_of_optimum(portable_graph: Path) -> None:
