@@ -69,7 +69,10 @@ def nothing(installation: Installation) -> None:
 
 
 def a_parameter_of_int4(installation: Installation) -> None:
-    installation.replace_in("stages.py", 'return "rtn"', 'return "k_quant"')
+    asked = '        if precision == "int8" or'
+    installation.replace_in(
+        "catalog.py", asked, f'        if precision == "int4":\n            return "k_quant"\n{asked}'
+    )
 
 
 def code_of_simplify_to_the_same_bytes(installation: Installation) -> None:
