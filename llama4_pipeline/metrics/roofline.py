@@ -53,15 +53,12 @@ def stored_graph(graph: Path) -> StoredModel:
 
     model = onnx.load(str(graph / "model.onnx"), load_external_data=False)
     architecture = graph_architecture(graph)
-    readers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            readers.setdefault(name, []).append(node)
+    readers = _readers(model.graph)
     stored = active = 0.0
     for tensor in model.graph.initializer:
-        size = _tensor_bytes(tensor)
+        size, nodes = _tensor_bytes(tensor), readers.get(tensor.name, [])
         stored += size
-        active += size * _share_read(tensor, readers.get(tensor.name, []), architecture.experts_per_token)
+        active += size * _share_read(tensor, _behind(nodes, readers), architecture.experts_per_token)
     cached = next(value for value in model.graph.input if value.name.startswith("past_key_values."))
     element_bytes = onnx.helper.tensor_dtype_to_np_dtype(cached.type.tensor_type.elem_type).itemsize
     return StoredModel(int(stored), math.ceil(active), _precision(model), element_bytes)
@@ -80,12 +77,12 @@ def bytes_by_node(graph: Path) -> dict[str, NodeWeights]:
     import onnx
 
     model = onnx.load(str(graph / "model.onnx"), load_external_data=False)
-    chosen = graph_architecture(graph).experts_per_token
+    chosen, readers = graph_architecture(graph).experts_per_token, _readers(model.graph)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        read = [tensors[name] for name in node.input if name in tensors]
-        size = sum(_tensor_bytes(tensor) * _share_read(tensor, [node], chosen) for tensor in read)
+        read, behind = [tensors[name] for name in node.input if name in tensors], _behind([node], readers)
+        size = sum(_tensor_bytes(tensor) * _share_read(tensor, behind, chosen) for tensor in read)
         found[node.name] = NodeWeights(size, _matrix(node))
     return found
 
@@ -143,6 +140,24 @@ def roofline_share(bytes_per_token: int, bytes_per_second: float, step_ms: float
 def _matrix(node: Any) -> str:
     sizes = {attribute.name: attribute.i for attribute in node.attribute}
     return f"{sizes['K']} x {sizes['N']}" if "K" in sizes and "N" in sizes else ""
+
+
+def _readers(graph: Any) -> dict[str, list[Any]]:
+    """The nodes that take each value, by its name."""
+    found: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in node.input:
+            found.setdefault(name, []).append(node)
+    return found
+
+
+def _behind(nodes: list[Any], readers: dict[str, list[Any]]) -> list[Any]:
+    """`nodes`; for a Reshape, which reads nothing itself, those that take its output."""
+    return [
+        reader
+        for node in nodes
+        for reader in (readers.get(node.output[0], []) if node.op_type == "Reshape" else [node])
+    ]
 
 
 def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> float:

@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.roofline import (
     bytes_by_node,
@@ -27,9 +29,10 @@ def checkpoint(tiny_random_checkpoint: Path) -> Checkpoint:
 @pytest.fixture(scope="module")
 def graphs(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("graphs")
-    export_graph(checkpoint, root / "portable", max_context=MAX_CONTEXT, with_weights=False)
+    export_graph(checkpoint, root / "portable", max_context=MAX_CONTEXT)
     fuse_graph(root / "portable", root / "fused")
-    return {"portable": root / "portable", "fused": root / "fused"}
+    quantize_graph(root / "fused", root / "int8", precision="int8")
+    return {form: root / form for form in ("portable", "fused", "int8")}
 
 
 @pytest.mark.parametrize("form", ["portable", "fused"])
@@ -45,13 +48,26 @@ def test_a_graph_reads_what_the_architecture_says(checkpoint, graphs, form):
     assert stored.weight_bytes >= 4 * architecture.parameters()
 
 
-@pytest.mark.parametrize("form", ["portable", "fused"])
+@pytest.mark.parametrize("form", ["portable", "fused", "int8"])
 def test_the_nodes_read_together_what_the_graph_reads(graphs, form):
     nodes = sum(node.read_bytes for node in bytes_by_node(graphs[form]).values())
     # Constants that several nodes read count once for each.
     assert (
         stored_graph(graphs[form]).active_bytes <= nodes + 1 < stored_graph(graphs[form]).active_bytes + 1500
     )
+
+
+def test_of_a_quantized_table_one_row_is_read(checkpoint, graphs):
+    model = onnx.load(str(graphs["int8"] / "model.onnx"), load_external_data=False)
+    nodes = bytes_by_node(graphs["int8"])
+    table = [node for node in model.graph.node if any("embed_tokens" in name for name in node.input)]
+    assert {node.op_type for node in table} == {"Reshape", "GatherBlockQuantized"}
+    width = checkpoint.architecture.hidden_size
+    row, shape = (
+        width + 4 * width // 16,
+        16,
+    )  # codes and scales of blocks of 16; what Reshape takes beside them
+    assert row <= sum(nodes[node.name].read_bytes for node in table) <= row + shape
 
 
 def test_a_checkpoint_reads_by_its_type(checkpoint):
