@@ -232,7 +232,7 @@ _STAGES = (
     ),
     Stage(
         "int4_graph",
-        "The fused graph with every large weight in 4 bits, experts included.",
+        "The fused graph with its weights in 4 bits, experts included, and in 8 where rounding would show.",
         build="llama4_pipeline.builders.quantize:build",
         inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
