@@ -103,7 +103,6 @@ def measure_read_bandwidth(threads: int, device: str = "cpu") -> float:
     return _cuda_read_bandwidth() if device == "cuda" else _cpu_read_bandwidth(threads)
 
 
-@functools.cache
 def _cpu_read_bandwidth(threads: int) -> float:
     size = min(_SWEEP_BYTES, psutil.virtual_memory().available // 4)
     parts = np.array_split(np.ones(size // 4, dtype=np.float32), threads)
@@ -116,7 +115,6 @@ def _cpu_read_bandwidth(threads: int) -> float:
     return sum(part.nbytes for part in parts) / fastest
 
 
-@functools.cache
 def _cuda_read_bandwidth() -> float:
     import torch
 
