@@ -1,7 +1,7 @@
-"""Attention calls to com.microsoft GroupQueryAttention, the cache in place, behind RotaryEmbedding.
+"""Attention calls to com.microsoft GroupQueryAttention, the cache in place.
 
-GroupQueryAttention can rotate too, but reads a prompt's positions as a count from the first, and then
-refuses head sizes that are no multiple of 16.
+RotaryEmbedding and BranchwiseRMSNorm stand before it: GroupQueryAttention can rotate too, but reads a prompt's
+positions as a count from the first, and then refuses head sizes that are no multiple of 16.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 """
@@ -91,11 +91,14 @@ def _rotated(
         domain=MICROSOFT,
     )
     if call.op_type == "NormalizedRotaryAttention":
-        by_head = nodes.op("Reshape", [turned, rewriter.ints(0, 0, turned_heads, head_dim)])
         ones = rewriter.constant(f"ones.{head_dim}", ir.tensor(np.ones(head_dim, np.float32)))
         epsilon = call.attributes["epsilon"].as_float()
-        normed = nodes.op("RMSNormalization", [by_head, ones], {"axis": -1, "epsilon": epsilon})
-        turned = nodes.op("Reshape", [normed, rewriter.ints(0, 0, width + kv_width)])
+        turned = nodes.op(
+            "BranchwiseRMSNorm",
+            [turned, ones],
+            {"num_branches": turned_heads, "epsilon": epsilon},
+            domain=MICROSOFT,
+        )
     query, key = nodes.op_multi_out(
         "Split", [turned, rewriter.ints(width, kv_width)], {"axis": -1}, num_outputs=2
     )

@@ -22,8 +22,8 @@ def test_moe_layer_with_rope_has_these_nodes_and_no_other(fused_graph: Path) -> 
     assert _layer_nodes(fused_graph, 0) == {
         "MatMul": 5,  # qkv, o, router, gate and up of the shared expert, its down
         "Split": 3,  # value from query and key; query from key; gate from up
-        "Reshape": 3,  # heads for QK-norm and back; router's choice by token
-        "RMSNormalization": 1,  # QK-norm
+        "Reshape": 1,  # router's choice by token
+        "BranchwiseRMSNorm": 1,  # QK-norm
         "RotaryEmbedding": 1,
         "GroupQueryAttention": 1,
         "SkipSimplifiedLayerNormalization": 2,
@@ -41,8 +41,7 @@ def test_dense_layer_has_these_nodes_and_no_other(fused_graph: Path) -> None:
     assert _layer_nodes(fused_graph, 1) == {
         "MatMul": 4,
         "Split": 3,
-        "Reshape": 2,
-        "RMSNormalization": 1,
+        "BranchwiseRMSNorm": 1,
         "RotaryEmbedding": 1,
         "GroupQueryAttention": 1,
         "SkipSimplifiedLayerNormalization": 2,
