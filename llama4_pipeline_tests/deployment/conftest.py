@@ -29,6 +29,6 @@ def screenshot(request: pytest.FixtureRequest) -> Callable[["Page", str], None]:
     def keep(page: "Page", name: str) -> None:
         if directory:
             directory.mkdir(parents=True, exist_ok=True)
-            page.screenshot(path=directory / f"{name}.png")
+            page.screenshot(path=directory / f"{name}.png", animations="disabled")
 
     return keep
