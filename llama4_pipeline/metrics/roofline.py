@@ -56,9 +56,10 @@ def stored_graph(graph: Path) -> StoredModel:
     readers = _readers(model.graph)
     stored = active = 0.0
     for tensor in model.graph.initializer:
-        size, nodes = _tensor_bytes(tensor), readers.get(tensor.name, [])
+        size = _tensor_bytes(tensor)
         stored += size
-        active += size * _share_read(tensor, _behind(nodes, readers), architecture.experts_per_token)
+        nodes = _behind(readers.get(tensor.name, []), readers)
+        active += size * _share_read(tensor, nodes, architecture.experts_per_token)
     cached = next(value for value in model.graph.input if value.name.startswith("past_key_values."))
     element_bytes = onnx.helper.tensor_dtype_to_np_dtype(cached.type.tensor_type.elem_type).itemsize
     return StoredModel(int(stored), math.ceil(active), _precision(model), element_bytes)
@@ -77,12 +78,14 @@ def bytes_by_node(graph: Path) -> dict[str, NodeWeights]:
     import onnx
 
     model = onnx.load(str(graph / "model.onnx"), load_external_data=False)
-    chosen, readers = graph_architecture(graph).experts_per_token, _readers(model.graph)
+    chosen = graph_architecture(graph).experts_per_token
+    readers = _readers(model.graph)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     found = {}
     for node in model.graph.node:
-        read, behind = [tensors[name] for name in node.input if name in tensors], _behind([node], readers)
-        size = sum(_tensor_bytes(tensor) * _share_read(tensor, behind, chosen) for tensor in read)
+        read = [tensors[name] for name in node.input if name in tensors]
+        nodes = _behind([node], readers)
+        size = sum(_tensor_bytes(tensor) * _share_read(tensor, nodes, chosen) for tensor in read)
         found[node.name] = NodeWeights(size, _matrix(node))
     return found
 

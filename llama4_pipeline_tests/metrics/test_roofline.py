@@ -63,10 +63,8 @@ def test_of_a_quantized_table_one_row_is_read(checkpoint, graphs):
     table = [node for node in model.graph.node if any("embed_tokens" in name for name in node.input)]
     assert {node.op_type for node in table} == {"Reshape", "GatherBlockQuantized"}
     width = checkpoint.architecture.hidden_size
-    row, shape = (
-        width + 4 * width // 16,
-        16,
-    )  # codes and scales of blocks of 16; what Reshape takes beside them
+    row = width + 4 * width // 16  # codes, and scales of blocks of 16
+    shape = 16  # what Reshape takes beside the codes
     assert row <= sum(nodes[node.name].read_bytes for node in table) <= row + shape
 
 

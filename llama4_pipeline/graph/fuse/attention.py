@@ -1,7 +1,8 @@
 """Attention calls to com.microsoft GroupQueryAttention, the cache in place.
 
-RotaryEmbedding and BranchwiseRMSNorm stand before it: GroupQueryAttention can rotate too, but reads a prompt's
-positions as a count from the first, and then refuses head sizes that are no multiple of 16.
+RotaryEmbedding and BranchwiseRMSNorm stand before it. GroupQueryAttention can rotate too, but reads a prompt's
+positions as a count from the first, and then refuses head sizes that are no multiple of 16; it can norm query and key
+too, but not on a CPU.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 """
