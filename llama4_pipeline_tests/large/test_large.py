@@ -75,8 +75,8 @@ def test_a_command_is_measured_and_what_it_wrote_is_gone(tmp_path: Path) -> None
     figures = run_case(tiny, tmp_path)
     assert isinstance(figures, Figures)
     assert tiny.faults(figures) == []
-    holes = 0.01 * figures.output_bytes  # between tensors that start on a boundary, which nobody writes
-    assert figures.written_bytes + holes >= figures.output_bytes > figures.parameters / 2
+    least = figures.parameters / 2  # half a byte a weight; the file has holes besides, which nobody writes
+    assert figures.written_bytes > least and figures.output_bytes > least
     assert figures.read_bytes >= figures.input_bytes == 2 * figures.parameters
     assert list(tmp_path.iterdir()) == []
 
