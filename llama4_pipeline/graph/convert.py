@@ -1,7 +1,7 @@
 """A float32 graph to float16: weights, activations and cache; logits leave in float32.
 
-Arithmetic on positions (masks, the attention temperature) stays in float32: float16 counts exactly to 2048 only. It is
-what is computed from integers alone; where it meets a float16 value it is cast. Norms and softmax compute in float32
+What is computed from integers alone (masks) stays in float32, as float16 counts exactly to 2048 only, and is cast where
+it meets a float16 value. Norms and softmax compute in float32
 inside their kernels. ONNX Runtime's CPU has no float16 kernel of MoE, so experts in float16 are for CUDA.
 """
 

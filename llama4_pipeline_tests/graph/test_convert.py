@@ -10,6 +10,7 @@ from onnx import TensorProto
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
@@ -37,14 +38,25 @@ def test_float16_graph_computes_the_same(dense: Path, tmp_path: Path) -> None:
     assert (tmp_path / "half" / "config.json").is_file()
 
 
-def test_arithmetic_on_positions_stays_in_float32(dense: Path, tmp_path: Path) -> None:
-    """The attention temperature counts positions, which float16 does not beyond 2048."""
+def test_the_mask_is_computed_in_float32(dense: Path, tmp_path: Path) -> None:
+    report = convert_to_float16(dense, tmp_path / "half")
+    model = onnx.load(tmp_path / "half" / "model.onnx")
+    (mask,) = [
+        node for node in model.graph.node if node.op_type == "Where" and node.name in report.stayed_float32
+    ]
+    kept = {tensor.name: tensor.data_type for tensor in model.graph.initializer if tensor.name in mask.input}
+    assert set(kept.values()) == {TensorProto.FLOAT}
+
+
+def test_the_temperature_of_each_slot_is_rounded_once(dense: Path, tmp_path: Path) -> None:
+    """Float16 counts positions exactly to 2048 only, so their temperature is a table."""
     convert_to_float16(dense, tmp_path / "half")
-    model = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "half" / "model.onnx"))
-    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
-    floors = [node.output[0] for node in model.graph.node if node.op_type == "Floor"]
-    assert floors
-    assert all(types[name] == TensorProto.FLOAT for name in floors)
+    full, half = (
+        load_graph(graph).graph.initializers["attention.temperature"].const_value.numpy()
+        for graph in (dense, tmp_path / "half")
+    )
+    assert len(np.unique(full)) > 2
+    np.testing.assert_array_equal(half, full.astype(np.float16))
 
 
 def test_operators_without_cpu_kernel_are_reported(tmp_path: Path) -> None:

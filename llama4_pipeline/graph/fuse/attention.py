@@ -22,7 +22,8 @@ OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention"
 def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     """Replaces every attention call; returns how many.
 
-    The chunk mask is left out when `max_context` tokens never leave the first chunk. Tokens enter the graph
+    The chunk mask is left out when `max_context` tokens never leave the first chunk, and the temperature when they
+    never leave its first step. Tokens enter the graph
     with the real ones of each row first (`rows.py`).
     """
     calls = rewriter.calls(*OPERATORS)
@@ -52,7 +53,10 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
         angles = _angle_table(rewriter, call, max_context)
         query, key, value = _rotated(rewriter, rows, nodes, call, heads, kv_heads, head_dim, angles)
     else:
-        query, key, value = _plain(rewriter, rows, nodes, call, heads, kv_heads, head_dim)
+        temperature = None
+        if call.op_type == "TemperedAttention":
+            temperature = _temperature(rewriter, rows, call, max_context)
+        query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim)
     outputs = nodes.op_multi_out(
         "GroupQueryAttention",
         [
@@ -107,16 +111,22 @@ def _rotated(
 
 
 def _plain(
-    rewriter: Rewriter, rows: Rows, nodes: tape.Tape, call: ir.Node, heads: int, kv_heads: int, head_dim: int
+    rewriter: Rewriter,
+    nodes: tape.Tape,
+    call: ir.Node,
+    temperature: ir.Value | None,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
 ) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
     """Query, key, value of a NoPE layer; packed into the first alone where there is no temperature."""
     qkv = call.inputs[0]
-    if call.op_type == "PlainAttention":
+    if temperature is None:
         return qkv, None, None
     width, kv_width = heads * head_dim, kv_heads * head_dim
     widths = rewriter.ints(width, kv_width, kv_width)
     query, key, value = nodes.op_multi_out("Split", [qkv, widths], {"axis": -1}, num_outputs=3)
-    return nodes.op("Mul", [query, _temperature(rewriter, rows, call)]), key, value
+    return nodes.op("Mul", [query, temperature]), key, value
 
 
 def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[ir.Value, ir.Value]:
@@ -136,8 +146,8 @@ def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[i
     return rewriter.constant("rotary.cos", table(np.cos)), rewriter.constant("rotary.sin", table(np.sin))
 
 
-def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node) -> ir.Value:
-    """Scale of each query, float32 [B, S, 1]; `AttentionTemperature` over the ordered rows."""
+def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> ir.Value | None:
+    """Scale of each query, float32 [B, S, 1], looked up by its slot; None where it is 1 below `max_context`."""
     source = call.inputs[4]
     assert source is not None
     node = source.producer()
@@ -146,15 +156,15 @@ def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node) -> ir.Value:
         node.attributes["floor_scale"].as_float(),
         node.attributes["attn_scale"].as_float(),
     )
+    steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
+    if not steps.any():
+        return None
 
     def make() -> ir.Value:
-        op, one = rewriter.preamble.op, rewriter.constant("temperature.one", ir.tensor(1.0))
-        slots = op("Cast", [rows.query_slots], {"to": ir.DataType.FLOAT})
-        floor = rewriter.constant("temperature.floor_scale", ir.tensor(floor_scale))
-        steps = op("Floor", [op("Div", [op("Add", [slots, one]), floor])])
-        scale = rewriter.constant("temperature.attn_scale", ir.tensor(attn_scale))
-        curve = op("Add", [op("Mul", [op("Log", [op("Add", [steps, one])]), scale]), one])
-        return op("Unsqueeze", [curve, rewriter.ints(2)])
+        curve = np.log(steps + 1) * np.float32(attn_scale) + 1
+        table = rewriter.constant("attention.temperature", ir.tensor(curve.astype(np.float32)))
+        scales = rewriter.preamble.op("Gather", [table, rows.query_slots])
+        return rewriter.preamble.op("Unsqueeze", [scales, rewriter.ints(2)])
 
     return rewriter.once("temperature", make)
 

@@ -46,6 +46,22 @@ def test_no_chunk_mask_where_the_context_never_leaves_the_first_chunk(
     assert all(len(node.inputs) < 11 or node.inputs[10] is None for node in attention)
 
 
+@pytest.mark.parametrize(("max_context", "tables"), [(15, 0), (16, 1)])
+def test_no_temperature_where_the_context_never_leaves_its_first_step(
+    tmp_path: Path, max_context: int, tables: int
+) -> None:
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", floor_scale=16))
+    export_graph(checkpoint, tmp_path / "portable", max_context=max_context)
+    fuse_graph(tmp_path / "portable", tmp_path / "fused")
+    ids, mask = random_ids(checkpoint, 1, max_context), np.ones((1, max_context), np.int64)
+
+    graph = load_graph(tmp_path / "fused").graph
+    logits = Session(tmp_path / "fused").in_pieces(ids, mask, [max_context - 1, 1])
+
+    assert sum(name == "attention.temperature" for name in graph.initializers) == tables
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+
+
 def test_context_beyond_the_limit_is_refused_by_the_runtime(checkpoint: Checkpoint, tmp_path: Path) -> None:
     export_graph(checkpoint, tmp_path / "portable", max_context=16)
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
