@@ -16,7 +16,7 @@ from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize.blocks import expert_matrix
 from llama4_pipeline.graph.quantize.segments import Segment, cut_by_layer, open_segment
 from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
-from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.progress import Progress
 
 
@@ -53,6 +53,7 @@ class LayerByLayer:
         """
         self._directory, self._out, self._quantised = graph, out, quantised
         self._float = load_graph(graph).graph
+        untie(self._float)
         self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
         self._flows = [graph_inputs(self._float, sequence) for sequence in calibration.sequences]
         self._current = -1
@@ -94,7 +95,6 @@ class LayerByLayer:
         linear = [
             (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MatMul"
         ]
-        linear = [(weight, node) for weight, node in linear if weight.layout is Layout.INPUTS_FIRST]
         routed = [
             (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MoE"
         ]

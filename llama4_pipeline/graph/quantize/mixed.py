@@ -26,6 +26,7 @@ _MEASURED = Scheme(bits=4, block_size=64, symmetric=True)
 _SHARES: Mapping[
     Scheme, float
 ] = {  # squared error of normally distributed weights, next to the measured scheme's
+    Scheme(bits=4, block_size=256, symmetric=True): 1.27,
     Scheme(bits=4, block_size=128, symmetric=True): 1.15,
     _MEASURED: 1.0,
     Scheme(bits=4, block_size=32, symmetric=True): 0.82,

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.quantize.weights import Layout, Weight
+from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight
 
 
 @dataclass(frozen=True)
@@ -16,23 +16,30 @@ class Preset:
 
     Attributes:
         experts: stacks of experts: most of the bytes, and each token sees a few of them.
+        down: down projections of dense and shared feed-forwards, the widest matrices.
+        head: the output projection.
         products: every other matrix.
         looked_up: a table whose rows are only looked up, so that its bits cost no time.
-        tied: a table that is the head too, read whole for every token.
+        tied: a table that is the head too, read whole for every token. None: the head gets a matrix of its own.
     """
 
     experts: Scheme
+    down: Scheme
+    head: Scheme
     products: Scheme
     looked_up: Scheme
-    tied: Scheme
+    tied: Scheme | None
 
     def scheme(self, weight: Weight) -> Scheme:
         """The scheme that a weight is wished to have, for `plan_schemes` to fit."""
         if weight.layout is Layout.EXPERTS:
             return self.experts
-        if not weight.is_table:
-            return self.products
-        return self.tied if any(node.op_type == "MatMul" for node in weight.users) else self.looked_up
+        if weight.is_table:
+            read_whole = any(node.op_type == "MatMul" for node in weight.users)
+            return self.tied if self.tied and read_whole else self.looked_up
+        if weight.name == HEAD:
+            return self.head
+        return self.down if "down_proj" in weight.name else self.products
 
 
 def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:

@@ -40,7 +40,7 @@ def cut_by_layer(graph: ir.Graph, weights: list[Weight]) -> list[Segment]:
     segments: list[Segment] = []
     entering: tuple[str, ...] = ()
     for group in groups.values():  # in the order of first use, as the weights are
-        border = max(place[node] for weight in group for node in _first_users(weight))
+        border = max(place[node] for weight in group for node in weight.users)
         leaving = tuple(value.name or "" for value in flowing if _crosses(value, border, place))
         segments.append(Segment(tuple(group), entering, leaving))
         entering = leaving
@@ -93,9 +93,3 @@ def _crosses(value: ir.Value, border: int, place: Mapping[ir.Node, int]) -> bool
     producer = value.producer()
     assert producer is not None
     return place[producer] <= border and any(place[node] > border for node in value.consumers())
-
-
-def _first_users(weight: Weight) -> list[ir.Node]:
-    """Without the lm_head of a tied table, which comes layers later."""
-    gathers = [node for node in weight.users if node.op_type == "Gather"]
-    return gathers or list(weight.users)

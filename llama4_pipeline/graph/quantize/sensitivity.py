@@ -12,7 +12,7 @@ from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
-from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.progress import Progress
 
 
@@ -58,6 +58,7 @@ def measure_sensitivity(
         calibration: the text, in full: its length sets the time.
     """
     model = load_graph(graph)
+    untie(model.graph)
     weights = {weight.name: weight for weight in find_weights(model.graph)[0]}
     session = _open(graph, model, [name for group in groups for name in group.weights])
     flows = [graph_inputs(model.graph, sequence) for sequence in calibration.sequences]

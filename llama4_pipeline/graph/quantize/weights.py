@@ -13,6 +13,7 @@ from llama4_pipeline.graph.quantize.blocks import column_blocks, expert_blocks, 
 FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _ROTARY_OPERATORS = {"GroupQueryAttention", "RotaryEmbedding"}
 _LARGE_WEIGHTS = 1024  # a smaller matrix left in float is not worth an error
+HEAD = "lm_head.weight"
 
 
 class Layout(Enum):
@@ -104,6 +105,19 @@ def find_weights(graph: ir.Graph) -> tuple[list[Weight], dict[str, str]]:
         name: value for name, value in values.items() if value.dtype in FLOAT_TYPES and name not in users
     }
     return weights, {name: _reason_to_stay(value) for name, value in floats.items()}
+
+
+def untie(graph: ir.Graph) -> None:
+    """Gives a head that reads the embedding's table an initializer of its own, `HEAD`, with the same numbers."""
+    for node in list(graph):
+        table = node.inputs[0] if node.op_type == "Transpose" else None
+        if table is None or not table.is_initializer():
+            continue
+        if all(user.op_type != "Gather" for user in table.consumers()):
+            continue
+        head = ir.Value(name=HEAD, type=table.type, shape=table.shape, const_value=table.const_value)
+        graph.register_initializer(head)
+        node.replace_input_with(0, head)
 
 
 def _weight_inputs(node: ir.Node) -> list[tuple[ir.Value, Layout]]:

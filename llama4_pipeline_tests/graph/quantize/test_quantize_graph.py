@@ -35,12 +35,19 @@ def test_every_large_weight_is_quantised(
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_table_keeps_8_bits_and_experts_take_the_largest_blocks(tmp_path: Path, tied: bool) -> None:
-    graph = Toy(tied=tied, hidden=128, intermediate=128).write(tmp_path / "float")
+def test_a_table_keeps_8_bits_and_experts_and_head_take_the_largest_blocks(
+    tmp_path: Path, tied: bool
+) -> None:
+    graph = Toy(tied=tied, hidden=256, intermediate=256).write(tmp_path / "float")
     report = quantize_graph(graph, tmp_path / "out", precision="int4")
-    stored = {tensor.operators: (tensor.bits, tensor.block_size) for tensor in report.tensors}
-    table = {("Gather", "MatMul"): (8, 128)} if tied else {("Gather",): (8, 32)}
-    assert stored == table | {("MatMul",): (4, 64), ("MoE",): (4, 128)}
+    stored = {tensor.name: (tensor.bits, tensor.block_size) for tensor in report.tensors}
+    assert stored == {
+        "model.embed_tokens.weight": (8, 32),
+        "model.layers.0.self_attn.qkv_proj.weight": (4, 128),
+        "model.layers.0.experts.gate_up_proj": (4, 256),
+        "model.layers.0.experts.down_proj": (4, 256),
+        "lm_head.weight": (4, 256),
+    }
     alike = quantize_graph(graph, tmp_path / "alike", precision="int4", block_size=32)
     assert {(tensor.bits, tensor.block_size) for tensor in alike.tensors} == {(4, 32)}
 
