@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import re
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from llama4_pipeline.units import format_bytes
 logger = logging.getLogger(__name__)
 
 _TAIL_LINES = 15
+_HUGE_PAGES = "glibc.malloc.hugetlb=1"  # some percent of a decode step; glibc reads it when a process starts
 _TIME_OF_DAY = re.compile(r"^\d\d:\d\d:\d\d ")
 
 
@@ -105,6 +107,8 @@ def measure_isolated(request: BenchRequest) -> Measurement:
 def last_line(command: Sequence[str], what: str, limit_seconds: float | None = None) -> str:
     """Runs a command, its log lines passing through to ours, and returns the last line of its standard output.
 
+    Where glibc serves its memory, it asks the kernel for huge pages.
+
     Args:
         command: the program and its words.
         what: names the work in the message.
@@ -113,7 +117,9 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     Raises:
         CheckFailed: the process died, printed nothing or took too long; with the end of what it said.
     """
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+    )
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
     listener = Thread(target=_relay, args=(process.stderr, said))
@@ -145,6 +151,11 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     if not output:
         raise CheckFailed(f"{what} printed no measurement: {tail}")
     return output[-1]
+
+
+def _environment() -> dict[str, str]:
+    tunables = [value for value in (os.environ.get("GLIBC_TUNABLES"), _HUGE_PAGES) if value]
+    return os.environ | {"GLIBC_TUNABLES": ":".join(tunables)}
 
 
 def _short_memory(request: BenchRequest) -> str | None:

@@ -1,5 +1,6 @@
 """Engines in processes of their own: the record comes back, a death is told with its last words."""
 
+import sys
 from pathlib import Path
 from threading import Timer
 
@@ -57,3 +58,10 @@ def test_a_process_that_is_killed_is_told(tiny_random_checkpoint):
 def test_a_process_that_takes_too_long_is_ended():
     with pytest.raises(CheckFailed, match=r"sleep took more than 1 s"):
         last_line(["sleep", "60"], "sleep", limit_seconds=1)
+
+
+@pytest.mark.parametrize("own", ["", "glibc.malloc.arena_max=2"])
+def test_the_other_process_asks_for_huge_pages_beside_what_the_user_set(monkeypatch, own):
+    monkeypatch.setenv("GLIBC_TUNABLES", own)
+    said = last_line([sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"], "tunables")
+    assert said.split(":") == [*filter(None, [own]), "glibc.malloc.hugetlb=1"]
