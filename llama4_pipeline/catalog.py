@@ -30,7 +30,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.llama4.text_config import DEFAULTS
-from llama4_pipeline.methods import METHODS
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS
 from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
@@ -163,9 +163,9 @@ class ModelSpec(BaseModel):
         chosen = self.quantization.int8 if precision == "int8" else self.quantization.int4
         if chosen:
             return chosen
-        if precision == "int8" or not self.has_trained_weights:
+        if not self.has_trained_weights:
             return "rtn"  # of random weights, speed and size are all that shows
-        return MIXED if self.is_run_for_quantization else "k_quant"
+        return MIXED if precision == "int4" and self.is_run_for_quantization else DEFAULT_METHOD[precision]
 
     @cached_property
     def architecture(self) -> Architecture | None:

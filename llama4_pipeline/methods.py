@@ -57,7 +57,7 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         ),
     }
 )
-DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "rtn", "int4": "k_quant"})
+DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "k_quant", "int4": "k_quant"})
 
 
 def choose_method(

@@ -39,7 +39,7 @@ def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> Non
 def test_a_models_method_takes_the_place_of_the_default() -> None:
     stages = [STAGES[name] for name in ("int8_graph", "int4_graph")]
     small = _model(config=_SMALL)
-    assert [stage.parameters(small, CPU)["method"] for stage in stages] == ["rtn", "mixed"]
+    assert [stage.parameters(small, CPU)["method"] for stage in stages] == ["k_quant", "mixed"]
     chosen = _model(quantization=QuantizationPlan(int8="qdq-dynamic", int4="qat"))
     assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
 

@@ -4,6 +4,7 @@ import argparse
 import datetime
 import logging
 import re
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -66,18 +67,15 @@ def main() -> int:
 
 
 def _measure(models: list[Model], rounds: int, threads: int, device: str, scratch: Path) -> Record:
-    """The bandwidth is the best of one measurement before each model: other work on the machine only takes from it."""
-    commit, rates, measured = _commit(), [], []
-    for model in models:
-        rates.append(measure_read_bandwidth(threads, device))
-        measured.append(_measure_model(model, rounds, threads, device, scratch))
+    commit = _commit()
+    measured = [_measure_model(model, rounds, threads, device, scratch) for model in models]
     return Record(
         measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
         commit=commit,
         device=device,
         threads=threads,
         rounds=rounds,
-        machine=describe_machine(max(rates)),
+        machine=describe_machine(max(model.bandwidth for model in measured)),
         models=measured,
     )
 
@@ -91,6 +89,7 @@ def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch
         name=model.name,
         title=model.title,
         parameters=Checkpoint.open(workshop.checkpoint, with_weights=False).architecture.parameters(),
+        bandwidth=bench.bandwidth(),
         rows=[bench.row(entry, qualities.get(entry.key)) for entry in model.entries],
     )
 
@@ -101,6 +100,7 @@ class _Bench:
     def __init__(self, model: Model, workshop: Workshop, threads: int, device: str) -> None:
         self._model, self._threads, self._device = model, threads, device
         self._paths: dict[str, Path] = {}
+        self._bandwidths: list[float] = []
         self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
         self._reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
         for entry in model.entries:
@@ -114,9 +114,14 @@ class _Bench:
         with Progress(self._model.title, total=len(turns), unit="runs", logger=_logger) as progress:
             for entry in turns:
                 if not self._reasons[entry.key]:
+                    self._bandwidths.append(measure_read_bandwidth(self._threads, self._device))
                     with self._reason_kept(entry):
                         self._runs[entry.key].append(self._run(entry))
                 progress.advance(note=entry.key)
+
+    def bandwidth(self) -> float:
+        """Of reading memory, in the same quarter of an hour as the rows: other work on the machine takes from both."""
+        return statistics.median(self._bandwidths or [measure_read_bandwidth(self._threads, self._device)])
 
     def judged(self) -> dict[str, tuple[str, Path]]:
         """The rows whose quality is measured: engine, and what it opens."""

@@ -17,9 +17,10 @@ Every engine runs the same random weights. Rows that are compared closely were o
 time in a process of its own; figures are medians. The first generation of a process is discarded. Prompts are random
 tokens, decoding is greedy, figures are tokens per second as the caller of the Python API sees them. KL is the mean
 divergence from PyTorch in float32 in nats per token, on the same {tokens} tokens. *Share* is the time to read the
-active weights and the cache once at the measured bandwidth, over the time of a decode step after 16 tokens. *Memory*
-is the peak at batch 1 over model file and KV cache. llama.cpp runs files that `llama4-pipeline gguf` wrote from the
-same checkpoint, every matrix in the format that is named. `torch.compile` compiles while it loads.
+active weights and the cache once over the time of a decode step after 16 tokens; the machine's bandwidth is measured
+before each run, and the median stands over each table. *Memory* is the peak at batch 1 over model file and KV cache.
+llama.cpp runs files that `llama4-pipeline gguf` wrote from the same checkpoint, every matrix in the format that is
+named. Processes ask glibc for huge pages. `torch.compile` compiles while it loads.
 
 `make benchmark` measures again and writes this page from [the record]({record}), which holds every run.
 """
@@ -38,7 +39,8 @@ def write_page(record: Record, file: Path, page: Path) -> None:
     ]
     for model in record.models:
         parts.append(f"\n## {model.title}, {format_number(model.parameters / 1e9)} B parameters\n\n")
-        parts.append(model_tables(model, record.bandwidth))
+        parts.append(f"{model.bandwidth / 1e9:.1f} GB/s read.\n\n")
+        parts.append(model_tables(model))
     parts.append("\n## What is promised\n\n| model | ratio | is | must be | |\n|---|---|---:|---:|---|\n")
     parts.extend(
         _cells(
@@ -59,7 +61,7 @@ def write_readme_table(record: Record, readme: Path) -> None:
     Raises:
         ValueError: the marks are not there.
     """
-    tables = "".join(f"\n{model.title}:\n\n{speed_table(model, record.bandwidth)}" for model in record.models)
+    tables = "".join(f"\n{model.title}:\n\n{speed_table(model)}" for model in record.models)
     replace_between(readme, BEGIN, END, f"{where(record)}\n{tables}")
 
 
@@ -83,17 +85,17 @@ def where(record: Record) -> str:
     libraries = ", ".join(f"{name} {version}" for name, version in machine.libraries.items())
     return (
         f"Measured {record.measured_on} at {record.commit}: {machine.cpu} ({', '.join(machine.features)}), "
-        f"{machine.cores} cores, {place}, {machine.memory_bytes / _GIB:.0f} GiB of memory, reads "
-        f"{record.bandwidth / 1e9:.1f} GB/s; {machine.system}; {libraries}."
+        f"{machine.cores} cores, {place}, {machine.memory_bytes / _GIB:.0f} GiB of memory; "
+        f"{machine.system}; {libraries}."
     )
 
 
-def speed_table(model: ModelRecord, bandwidth: float) -> str:
+def speed_table(model: ModelRecord) -> str:
     """Tokens per second at batch 1."""
     head = ("", "prefill 128", "prefill 512", "decode after 16", "after 2,048", "KL", "share")
     lines = [_cells(*head), "|---|" + "---:|" * 6 + "\n"]
     for row in model.rows:
-        share = row.roofline(16, bandwidth)
+        share = row.roofline(16, model.bandwidth)
         lines.append(
             _cells(
                 row.title,
@@ -105,7 +107,7 @@ def speed_table(model: ModelRecord, bandwidth: float) -> str:
     return "".join(lines) + _left_out(model)
 
 
-def model_tables(model: ModelRecord, bandwidth: float) -> str:
+def model_tables(model: ModelRecord) -> str:
     """Speed at batch 1; then batches, loading and memory."""
     head = ("", "batch 1", "2", "4", "8", "load s", "first token ms", "file", "peak", "memory", "nodes")
     lines = [_cells(*head), "|---|" + "---:|" * 9 + "---|\n"]
@@ -125,7 +127,7 @@ def model_tables(model: ModelRecord, bandwidth: float) -> str:
                 ", ".join(f"{name} {count or ''}".strip() for name, count in run.providers.items()),
             )
         )
-    return speed_table(model, bandwidth) + "\n" + "".join(lines)
+    return speed_table(model) + "\n" + "".join(lines)
 
 
 def _left_out(model: ModelRecord) -> str:

@@ -12,7 +12,10 @@ from llama4_pipeline.runtime.engines import find_engine, open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
 from llama4_pipeline_tests.benchmark.record import Quality
 
-TOKENS = 1024
+SEQUENCES, TOKENS = (
+    4,
+    1024,
+)  # of each; a mixture's divergence is that of the few tokens that change their expert
 
 
 class QualityRequest(BaseModel):
@@ -32,14 +35,14 @@ def judge(request: QualityRequest) -> dict[str, Quality]:
     """Compares each engine with PyTorch in float32 on the same tokens, drawn from the vocabulary."""
     common = {"threads": request.threads, "device": request.device}
     reference = RememberedDecoder(open_decoder("pytorch", checkpoint=request.checkpoint, **common))
-    tokens = np.random.default_rng(0).integers(0, reference.vocab_size, TOKENS)
+    text = list(np.random.default_rng(0).integers(0, reference.vocab_size, (SEQUENCES, TOKENS)))
     results = {}
     for key, (engine, path) in request.judged.items():
         graph = find_engine(engine).runs == "graph"
         decoder = open_decoder(
             engine, graph=path if graph else None, checkpoint=None if graph else path, **common
         )
-        found = measure_divergence(decoder, reference, [tokens], context=TOKENS)
+        found = measure_divergence(decoder, reference, text, context=TOKENS)
         results[key] = Quality(
             tokens=found.tokens,
             kl_divergence=found.mean,

@@ -93,6 +93,8 @@ class ModelRecord(BaseModel):
     name: str
     title: str
     parameters: int
+    bandwidth: float
+    """Bytes that the machine reads in a second: the median of one measurement before each run."""
     rows: list[Row]
 
     def row(self, key: str) -> Row | None:
@@ -112,12 +114,6 @@ class Record(BaseModel):
     rounds: int
     machine: Machine
     models: list[ModelRecord]
-
-    @property
-    def bandwidth(self) -> float:
-        """Measured bytes per second."""
-        assert self.machine.read_bandwidth_bytes_per_second is not None
-        return self.machine.read_bandwidth_bytes_per_second
 
 
 def read_record(file: Path) -> Record:

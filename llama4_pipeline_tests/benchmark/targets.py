@@ -42,13 +42,13 @@ class Target:
 def targets(record: Record) -> list[Target]:
     """Every promise for every model of a record made on the CPU, or on CUDA."""
     work_out = _on_cpu if record.device == "cpu" else _on_cuda
-    return [target for model in record.models for target in work_out(model, record.bandwidth)]
+    return [target for model in record.models for target in work_out(model)]
 
 
-def _on_cpu(model: ModelRecord, bandwidth: float) -> Iterator[Target]:
+def _on_cpu(model: ModelRecord) -> Iterator[Target]:
     int4, int8 = model.row("onnxruntime int4"), model.row("onnxruntime int8")
     share = _ROOFLINE_SHARE.get(model.name, _USUAL_ROOFLINE_SHARE)
-    value = int4 and int4.roofline(_SHORT, bandwidth)
+    value = int4 and int4.roofline(_SHORT, model.bandwidth)
     yield Target(model.title, f"INT4 decode after {_SHORT}: share of the roofline", value, share)
     if model.name in _ROOFLINE_SHARE:
         return
@@ -99,10 +99,10 @@ def _against_llamacpp(
         yield Target(model, f"decode at batch {batch}: {pair}", value, 1.0)
 
 
-def _on_cuda(model: ModelRecord, bandwidth: float) -> Iterator[Target]:
+def _on_cuda(model: ModelRecord) -> Iterator[Target]:
     int4, fp16 = model.row("onnxruntime int4"), model.row("onnxruntime fp16")
     if model.name == "7b":
-        share = int4 and int4.roofline(_SHORT, bandwidth)
+        share = int4 and int4.roofline(_SHORT, model.bandwidth)
         yield Target(model.title, f"INT4 decode after {_SHORT}: share of the roofline", share, 0.5)
     eager = best(
         [row and row.decode(_SHORT) for row in map(model.row, ("pytorch float16", "pytorch bfloat16"))]

@@ -58,7 +58,7 @@ def record() -> Record:
         threads=2,
         rounds=3,
         machine=describe_machine(20e9),
-        models=[ModelRecord(name="mini", title="mini", parameters=10**9, rows=rows)],
+        models=[ModelRecord(name="mini", title="mini", parameters=10**9, bandwidth=20e9, rows=rows)],
     )
 
 

@@ -166,7 +166,7 @@ def test_quantize_cache(
     [
         (["--precision", "int8", "--method", "guess"], ["guess", "rtn"]),
         (["--precision", "fp16", "--method", "rtn"], ["fp16", "--method"]),
-        (["--precision", "int8", "--calibration", __file__], ["rtn", "--calibration"]),
+        (["--precision", "int8", "--method", "rtn", "--calibration", __file__], ["rtn", "--calibration"]),
         (["--precision", "int4", "--method", "gptq"], ["gptq", "calibration"]),
         (["--precision", "int4", "--method", "qat", "--calibration", __file__], ["qat", "--checkpoint"]),
         (["--precision", "int4", "--method", "rtn", "--checkpoint", "."], ["rtn", "--checkpoint"]),

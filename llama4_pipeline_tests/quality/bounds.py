@@ -4,9 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from llama4_pipeline.metrics.tradeoff import FLOAT, MethodResult
 
-DEFAULTS = {"int8": "rtn", "int4": "mixed"}
+DEFAULTS = {"int8": "k_quant", "int4": "mixed"}
 """The method that the pipeline takes for a trained model of this size."""
-LARGEST_LOSS = {("int8", "rtn"): 0.001, ("int4", "mixed"): 0.01, ("int4", "qat"): 0.005}
+LARGEST_LOSS = {("int8", "k_quant"): 0.001, ("int4", "mixed"): 0.01, ("int4", "qat"): 0.005}
 LARGEST_SHARE_OF_RTN = 0.5
 LARGEST_SIZE_OF_RTN = 1.01
 LARGEST_TIME_OF_RTN = 1.25

@@ -42,7 +42,8 @@ def _row(
 
 _GOOD = [
     _row(*FLOAT, 8000, 1.0),
-    _row("int8", "rtn", 2000, 1.0004),
+    _row("int8", "rtn", 2000, 1.0005),
+    _row("int8", "k_quant", 2000, 1.0004),
     _row("int4", "rtn", 1000, 1.012),
     _row("int4", "mixed", 1005, 1.004),
     _row("int4", "qat", 1000, 1.002),
@@ -53,7 +54,7 @@ _BY_KEY = {(row.precision, row.method): row for row in _GOOD}
 @pytest.mark.parametrize(
     ("worse", "fault"),
     [
-        (_row("int8", "rtn", 2000, 1.002), "int8 rtn: perplexity +0.200%, at most +0.1%"),
+        (_row("int8", "k_quant", 2000, 1.002), "int8 k_quant: perplexity +0.200%, at most +0.1%"),
         (_row("int4", "qat", 1000, 1.007), "int4 qat: perplexity +0.700%, at most +0.5%"),
         (_row("int4", "mixed", 1005, 1.008), "int4 mixed: perplexity +0.800%, at most half"),
         (_row("int4", "mixed", 1005, 1.004, accuracy=0.6), "int4 mixed: accuracy 0.600"),
@@ -77,7 +78,7 @@ def test_a_row_that_a_bound_needs_and_nobody_measured_is_a_fault() -> None:
     assert faults([]) == [
         "fp32 float32: not measured",
         "int4 rtn: not measured",
-        "int8 rtn: not measured",
+        "int8 k_quant: not measured",
         "int4 mixed: not measured",
         "int4 qat: not measured",
     ]

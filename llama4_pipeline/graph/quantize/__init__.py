@@ -55,14 +55,16 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "int8": Preset(
             experts=Scheme(bits=8, block_size=128, symmetric=True),
+            shared=Scheme(bits=8, block_size=64, symmetric=True),
             down=Scheme(bits=8, block_size=32, symmetric=True),
             head=Scheme(bits=8, block_size=32, symmetric=True),
             products=Scheme(bits=8, block_size=32, symmetric=True),
             looked_up=Scheme(bits=8, block_size=16, symmetric=True),
-            tied=Scheme(bits=8, block_size=128, symmetric=True),
+            tied=Scheme(bits=8, block_size=32, symmetric=True),
         ),
         "int4": Preset(
             experts=Scheme(bits=4, block_size=256, symmetric=True),
+            shared=Scheme(bits=4, block_size=256, symmetric=True),
             down=Scheme(bits=4, block_size=256, symmetric=True),
             head=Scheme(bits=4, block_size=256, symmetric=True),
             products=Scheme(bits=4, block_size=128, symmetric=True),

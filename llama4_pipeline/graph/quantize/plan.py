@@ -16,7 +16,8 @@ class Preset:
 
     Attributes:
         experts: stacks of experts: most of the bytes, and each token sees a few of them.
-        down: down projections of dense and shared feed-forwards, the widest matrices.
+        shared: the expert that sees every token.
+        down: down projections of dense feed-forwards, the widest matrices.
         head: the output projection.
         products: every other matrix.
         looked_up: a table whose rows are only looked up, so that its bits cost no time.
@@ -24,6 +25,7 @@ class Preset:
     """
 
     experts: Scheme
+    shared: Scheme
     down: Scheme
     head: Scheme
     products: Scheme
@@ -39,6 +41,8 @@ class Preset:
             return self.tied if self.tied and read_whole else self.looked_up
         if weight.name == HEAD:
             return self.head
+        if "shared_expert" in weight.name:
+            return self.shared
         return self.down if "down_proj" in weight.name else self.products
 
 
