@@ -16,7 +16,7 @@ from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import Precision, preset_schemes, preset_weights
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
-from llama4_pipeline.graph.quantize.weights import HEAD
+from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import QAT
 
@@ -76,10 +76,10 @@ def quantize_aware(
     from llama4_pipeline.graph.qat.training import QatPlan, train_quantized
 
     float_graph = load_graph(graph)
-    schemes = preset_schemes(preset_weights(float_graph.graph, precision)[0], precision)
-    stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()} | {HEAD}
-    if strange := sorted(schemes.keys() - stored):
+    stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
+    if strange := sorted({weight.name for weight in find_weights(float_graph.graph)[0]} - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")
+    schemes = preset_schemes(preset_weights(float_graph.graph, precision)[0], precision)
     plan = plan or QatPlan()
     model = checkpoint.load_model("float32")
     start = time.monotonic()

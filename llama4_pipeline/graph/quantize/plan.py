@@ -33,12 +33,19 @@ class Preset:
     tied: Scheme | None
 
     def scheme(self, weight: Weight) -> Scheme:
-        """The scheme that a weight is wished to have, for `plan_schemes` to fit."""
+        """The scheme that a weight is wished to have, for `plan_schemes` to fit.
+
+        Raises:
+            ValueError: a tied table, and the preset wants the head apart.
+        """
         if weight.layout is Layout.EXPERTS:
             return self.experts
         if weight.is_table:
-            read_whole = any(node.op_type == "MatMul" for node in weight.users)
-            return self.tied if self.tied and read_whole else self.looked_up
+            if all(node.op_type != "MatMul" for node in weight.users):
+                return self.looked_up
+            if self.tied is None:
+                raise ValueError(f"{weight.name} is the head too: untie it before it is planned")
+            return self.tied
         if weight.name == HEAD:
             return self.head
         if "shared_expert" in weight.name:

@@ -4,12 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.qat import quantize_aware
+from llama4_pipeline.graph.qat.fake_quantize import fake_quantized, round_to_nearest
 from llama4_pipeline.graph.qat.training import QatPlan
-from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.quantize import preset_schemes, quantize_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.scheme import Scheme
+from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits
@@ -63,7 +69,30 @@ def test_one_table_of_8_bits_serves_both(fused: Path, tmp_path: Path, method: st
     assert HEAD not in tensors
 
 
-def test_training_rounds_both(tied: Checkpoint, fused: Path, tmp_path: Path) -> None:
+def test_training_rounds_each_by_its_own_scheme(tied: Checkpoint) -> None:
+    schemes = {TABLE: Scheme(8, 32, True), HEAD: Scheme(4, 64, True)}
+    model = tied.load_model("float32")
+    stored = model.lm_head.weight.detach().clone()
+    with fake_quantized(model, schemes):
+        rounded = {TABLE: model.model.embed_tokens.weight, HEAD: model.lm_head.weight}
+        for name, weight in rounded.items():
+            torch.testing.assert_close(weight, round_to_nearest(stored, schemes[name]), rtol=0, atol=1e-7)
+
+
+def test_a_graph_with_a_head_is_not_a_tied_checkpoints(
+    tied: Checkpoint, fused_graph: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"has lm_head\.weight.*give its own"):
+        quantize_aware(tied, fused_graph, tmp_path / "qat", precision="int4", calibration=TEXT)
+
+
+def test_a_preset_for_separate_heads_refuses_a_tied_table(fused: Path) -> None:
+    weights, _ = find_weights(load_graph(fused).graph)
+    with pytest.raises(ValueError, match=r"embed_tokens\.weight is the head too"):
+        preset_schemes(weights, "int4")
+
+
+def test_the_trained_graph_has_both(tied: Checkpoint, fused: Path, tmp_path: Path) -> None:
     plan = QatPlan(steps=4, rows=2, row_tokens=64, learning_rate=1e-3)
     report = quantize_aware(
         tied, fused, tmp_path / "qat", precision="int4", calibration=TEXT, plan=plan
