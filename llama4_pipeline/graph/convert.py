@@ -1,8 +1,8 @@
 """A float32 graph to float16: weights, activations and cache; logits leave in float32.
 
 What is computed from integers alone (masks) stays in float32, as float16 counts exactly to 2048 only, and is cast where
-it meets a float16 value. Norms and softmax compute in float32
-inside their kernels. ONNX Runtime's CPU has no float16 kernel of MoE, so experts in float16 are for CUDA.
+it meets a float16 value. Norms and softmax compute in float32 inside their kernels. ONNX Runtime's CPU has no float16
+kernel of MoE, so experts in float16 are for CUDA.
 """
 
 from collections.abc import Iterator

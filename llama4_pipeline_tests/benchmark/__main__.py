@@ -75,7 +75,7 @@ def _measure(models: list[Model], rounds: int, threads: int, device: str, scratc
         device=device,
         threads=threads,
         rounds=rounds,
-        machine=describe_machine(max(model.bandwidth for model in measured)),
+        machine=describe_machine(),
         models=measured,
     )
 

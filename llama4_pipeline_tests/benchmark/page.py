@@ -39,7 +39,6 @@ def write_page(record: Record, file: Path, page: Path) -> None:
     ]
     for model in record.models:
         parts.append(f"\n## {model.title}, {format_number(model.parameters / 1e9)} B parameters\n\n")
-        parts.append(f"{model.bandwidth / 1e9:.1f} GB/s read.\n\n")
         parts.append(model_tables(model))
     parts.append("\n## What is promised\n\n| model | ratio | is | must be | |\n|---|---|---:|---:|---|\n")
     parts.extend(
@@ -91,9 +90,9 @@ def where(record: Record) -> str:
 
 
 def speed_table(model: ModelRecord) -> str:
-    """Tokens per second at batch 1."""
+    """Tokens per second at batch 1, under the bandwidth that shares refer to."""
     head = ("", "prefill 128", "prefill 512", "decode after 16", "after 2,048", "KL", "share")
-    lines = [_cells(*head), "|---|" + "---:|" * 6 + "\n"]
+    lines = [f"{model.bandwidth / 1e9:.1f} GB/s read.\n\n", _cells(*head), "|---|" + "---:|" * 6 + "\n"]
     for row in model.rows:
         share = row.roofline(16, model.bandwidth)
         lines.append(

@@ -12,10 +12,8 @@ from llama4_pipeline.runtime.engines import find_engine, open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
 from llama4_pipeline_tests.benchmark.record import Quality
 
-SEQUENCES, TOKENS = (
-    4,
-    1024,
-)  # of each; a mixture's divergence is that of the few tokens that change their expert
+SEQUENCES = 4  # a mixture's divergence is that of the few tokens that change their expert
+TOKENS = 1024  # of each
 
 
 class QualityRequest(BaseModel):

@@ -57,7 +57,7 @@ def record() -> Record:
         device="cpu",
         threads=2,
         rounds=3,
-        machine=describe_machine(20e9),
+        machine=describe_machine(),
         models=[ModelRecord(name="mini", title="mini", parameters=10**9, bandwidth=20e9, rows=rows)],
     )
 

@@ -23,8 +23,7 @@ def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     """Replaces every attention call; returns how many.
 
     The chunk mask is left out when `max_context` tokens never leave the first chunk, and the temperature when they
-    never leave its first step. Tokens enter the graph
-    with the real ones of each row first (`rows.py`).
+    never leave its first step. Tokens enter the graph with the real ones of each row first (`rows.py`).
     """
     calls = rewriter.calls(*OPERATORS)
     for call in calls:
@@ -53,9 +52,7 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
         angles = _angle_table(rewriter, call, max_context)
         query, key, value = _rotated(rewriter, rows, nodes, call, heads, kv_heads, head_dim, angles)
     else:
-        temperature = None
-        if call.op_type == "TemperedAttention":
-            temperature = _temperature(rewriter, rows, call, max_context)
+        temperature = _temperature(rewriter, rows, call, max_context)
         query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim)
     outputs = nodes.op_multi_out(
         "GroupQueryAttention",
@@ -147,7 +144,9 @@ def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[i
 
 
 def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> ir.Value | None:
-    """Scale of each query, float32 [B, S, 1], looked up by its slot; None where it is 1 below `max_context`."""
+    """Scale of each query, float32 [B, S, 1], looked up by its slot; None where every slot's is 1."""
+    if call.op_type != "TemperedAttention":
+        return None
     source = call.inputs[4]
     assert source is not None
     node = source.producer()
@@ -156,11 +155,11 @@ def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int
         node.attributes["floor_scale"].as_float(),
         node.attributes["attn_scale"].as_float(),
     )
-    steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
-    if not steps.any():
+    if max_context < floor_scale:
         return None
 
     def make() -> ir.Value:
+        steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
         curve = np.log(steps + 1) * np.float32(attn_scale) + 1
         table = rewriter.constant("attention.temperature", ir.tensor(curve.astype(np.float32)))
         scales = rewriter.preamble.op("Gather", [table, rows.query_slots])
