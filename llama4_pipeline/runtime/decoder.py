@@ -106,7 +106,7 @@ def extend_mask(
         raise InputError(
             f"the cache holds {cached.shape[0]} rows and the input {batch}; call reset() before another batch"
         )
-    if input_ids.min() < 0 or input_ids.max() >= vocab_size:
+    if input_ids.astype(np.uint64).max() >= vocab_size:  # a negative id is a huge one without its sign
         raise InputError(f"input_ids has ids outside [0, {vocab_size}); use the tokenizer of this model")
     if past + new > max_context:
         raise InputError(
@@ -141,4 +141,6 @@ def position_ids(mask: np.ndarray, new: int) -> np.ndarray:
     Returns:
         int64 [B, new]: number of real tokens before each one; 0 at padding.
     """
+    if new == 1:
+        return (mask.sum(axis=1, keepdims=True) - 1) * mask[:, -1:]
     return (np.cumsum(mask, axis=1)[:, -new:] - 1) * mask[:, -new:]

@@ -131,7 +131,7 @@ class OrtDecoder:
         self._cache.bind(self._binding, row)
         self._session.run_with_iobinding(self._binding)
         self._cache.collect(self._binding)
-        return logits[:, width - kept :].astype(np.float32)
+        return logits[:, width - kept :].astype(np.float32, copy=False)
 
     def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
         """Feeds each row's unbroken runs of real tokens by themselves, a long one in parts.

@@ -1,4 +1,4 @@
-"""What a run of an ONNX graph reads and the logits it writes, in memory that stays bound from step to step.
+"""What a run of an ONNX graph reads, in memory that stays bound from step to step, and the logits it writes.
 
 Binding anew costs Python tens of microseconds a tensor; in a decode loop only the mask changes its shape.
 """
@@ -9,7 +9,7 @@ import numpy as np
 
 
 class StepBuffers:
-    """Holds the memory of one binding's integer inputs and of its logits.
+    """Holds the memory of one binding's integer inputs, and gives its logits theirs.
 
     Args:
         binding: an `onnxruntime.IOBinding`; inputs and logits lie on the CPU, wherever the graph runs.
@@ -19,7 +19,7 @@ class StepBuffers:
     def __init__(self, binding: Any, logits_dtype: np.dtype) -> None:
         self._binding = binding
         self._fed: dict[str, np.ndarray] = {}
-        self._logits = np.empty(0, dtype=logits_dtype)
+        self._logits_dtype = logits_dtype
 
     def feed(self, name: str, values: np.ndarray) -> None:
         """Copies an input of the graph into its buffer, as int64."""
@@ -34,9 +34,7 @@ class StepBuffers:
             self._binding.bind_cpu_input(name, new)
 
     def logits(self, shape: tuple[int, int, int]) -> np.ndarray:
-        """The buffer [B, kept, vocab] that the next run writes; the run after that overwrites it."""
-        if self._logits.shape != shape:
-            self._logits = np.empty(shape, dtype=self._logits.dtype)
-            address = self._logits.ctypes.data
-            self._binding.bind_output("logits", "cpu", 0, self._logits.dtype, shape, address)
-        return self._logits
+        """New memory [B, kept, vocab] that the next run writes; the caller keeps it."""
+        logits = np.empty(shape, dtype=self._logits_dtype)
+        self._binding.bind_output("logits", "cpu", 0, logits.dtype, shape, logits.ctypes.data)
+        return logits
