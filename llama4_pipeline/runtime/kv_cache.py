@@ -16,13 +16,31 @@ _FIRST_CAPACITY = 256
 
 @dataclass(frozen=True)
 class CacheTensor:
-    """One cached tensor: [batch, kv_heads, tokens, head_dim]."""
+    """One cached tensor: [batch, kv_heads, tokens, head_dim].
+
+    Attributes:
+        past: its name as an input of the graph.
+        present: its name as an output.
+        kv_heads: second axis.
+        head_dim: last axis.
+        limit: most tokens that a row ever holds: the context, or a chunk.
+        dtype: of the elements.
+    """
 
     past: str
     present: str
     kv_heads: int
     head_dim: int
+    limit: int
     dtype: np.dtype
+
+    def shape(self, batch: int, capacity: int) -> tuple[int, int, int, int]:
+        """Of its buffer, where rows are to hold `capacity` tokens."""
+        return batch, self.kv_heads, min(capacity, self.limit), self.head_dim
+
+    def nbytes(self, batch: int, capacity: int) -> int:
+        """Of its buffer."""
+        return int(np.prod(self.shape(batch, capacity))) * self.dtype.itemsize
 
 
 class KeyValueCache(Protocol):
@@ -47,15 +65,15 @@ class KeyValueCache(Protocol):
 class SharedBuffers:
     """One contiguous buffer per tensor, past and present at once: GroupQueryAttention appends in place.
 
-    The buffer doubles when it is full, up to `limit` tokens, so a token is moved at most once on average; one tensor
-    after the other, so that only one stands in memory twice. Rows of the batch are contiguous, so a row can be bound
-    by itself without a copy.
+    The buffer doubles when it is full, up to the tensor's limit, so a token is moved at most once on average; one
+    tensor after the other, so that only one stands in memory twice. Rows of the batch are contiguous, so a row can be
+    bound by itself without a copy. A buffer limited to a chunk is overwritten from its start by the next chunk.
     """
 
-    def __init__(self, tensors: list[CacheTensor], device: str, limit: int) -> None:
+    def __init__(self, tensors: list[CacheTensor], device: str) -> None:
         self._tensors = tensors
         self._device = device
-        self._limit = limit
+        self._limit = max(tensor.limit for tensor in tensors)
         self._buffers: list[Any] = []
         self._batch = 0
         self._capacity = 0
@@ -75,7 +93,9 @@ class SharedBuffers:
             self._buffers = [None] * len(self._tensors)
         self._bound = None
         for index, tensor in enumerate(self._tensors):
-            buffer = _zeros((batch, tensor.kv_heads, capacity, tensor.head_dim), tensor.dtype)
+            if kept and tensor.shape(batch, capacity) == tensor.shape(batch, kept):
+                continue
+            buffer = _zeros(tensor.shape(batch, capacity), tensor.dtype)
             if kept:
                 buffer[:, :, :kept] = self._buffers[index].numpy()
             self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
@@ -86,13 +106,10 @@ class SharedBuffers:
         if wanted == self._bound:
             return
         for tensor, buffer in zip(self._tensors, self._buffers, strict=True):
-            shape = [self._batch, tensor.kv_heads, self._capacity, tensor.head_dim]
-            address = buffer.data_ptr()
+            shape, address = tensor.shape(self._batch, self._capacity), buffer.data_ptr()
             if wanted[2] is not None:
-                shape[0] = 1
-                address += (
-                    wanted[2] * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
-                )
+                shape = tensor.shape(1, self._capacity)
+                address += wanted[2] * tensor.nbytes(1, self._capacity)
             binding.bind_input(tensor.past, self._device, 0, tensor.dtype, shape, address)
             binding.bind_output(tensor.present, self._device, 0, tensor.dtype, shape, address)
         self._bound = wanted
@@ -104,10 +121,7 @@ class SharedBuffers:
         """Nothing to erase: what lies beyond the mask is never read."""
 
     def nbytes(self) -> int:
-        return sum(
-            self._batch * tensor.kv_heads * self._capacity * tensor.head_dim * tensor.dtype.itemsize
-            for tensor in self._tensors
-        )
+        return sum(tensor.nbytes(self._batch, self._capacity) for tensor in self._tensors)
 
 
 class ReboundTensors:

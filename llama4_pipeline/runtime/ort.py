@@ -13,6 +13,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
+from llama4_pipeline.runtime.runs import CHUNK_SIZE_KEY, cut, need_cutting
 from llama4_pipeline.runtime.step_buffers import StepBuffers
 
 logger = logging.getLogger(__name__)
@@ -64,19 +65,18 @@ class OrtDecoder:
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._inputs |= {value.name for value in self._session.get_overridable_initializers()}
         self._fused = self._operators["com.microsoft.GroupQueryAttention"] > 0
-        tensors = _cache_tensors(self._session, graph)
         logits = self._session.get_outputs()[0]
         if logits.name != "logits" or not isinstance(logits.shape[2], int):
             raise InputError(
                 f"{graph}: the first output is not logits [batch, sequence, vocabulary]; export it again"
             )
         self.vocab_size: int = logits.shape[2]
-        limit = self._session.get_modelmeta().custom_metadata_map.get(MAX_CONTEXT_KEY)
-        self.max_context = int(limit) if limit else UNLIMITED
+        metadata = self._session.get_modelmeta().custom_metadata_map
+        self.max_context = int(metadata.get(MAX_CONTEXT_KEY, UNLIMITED))
+        self._chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
+        tensors = _cache_tensors(self._session, graph, self.max_context, self._chunk_size)
         self._cache: KeyValueCache = (
-            SharedBuffers(tensors, device, self.max_context)
-            if self._fused
-            else ReboundTensors(tensors, device)
+            SharedBuffers(tensors, device) if self._fused else ReboundTensors(tensors, device)
         )
         self._binding = self._session.io_binding()
         self._buffers = StepBuffers(self._binding, _DTYPES[logits.type])
@@ -96,8 +96,8 @@ class OrtDecoder:
         batch, new = input_ids.shape
         self._cache.reserve(batch, mask.shape[1])
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        cut = self._fused and _needs_runs(mask, new, self._longest_run)
-        run = self._run_by_row if cut else self._run
+        by_row = self._fused and need_cutting(mask, new, self._longest_run, self._chunk_size)
+        run = self._run_by_row if by_row else self._run
         logits = run(input_ids, mask, kept)
         self.mask = mask
         return logits
@@ -134,17 +134,12 @@ class OrtDecoder:
         return logits[:, width - kept :].astype(np.float32, copy=False)
 
     def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
-        """Feeds each row's unbroken runs of real tokens by themselves, a long one in parts.
-
-        GroupQueryAttention on the CPU takes several new tokens behind a cache for one row only, and the fused graph
-        turns padding behind the real tokens but knows no padding between them. Cutting the mask behind a run keeps
-        the place of its tokens in the whole context, so the result is exact.
-        """
+        """Feeds the runs of each row by themselves (`runs.py`)."""
         batch, new = input_ids.shape
         past = mask.shape[1] - new
         logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
         for row in range(batch):
-            for begin, end in _runs(mask[row, past:], self._longest_run):
+            for begin, end in cut(mask[row], new, self._longest_run, self._chunk_size):
                 wanted = max(end - max(begin, new - kept), 1)
                 part = self._run(
                     input_ids[row : row + 1, begin:end], mask[row : row + 1, : past + end], wanted, row
@@ -230,7 +225,7 @@ def _require_single_provider(session: Any, provider: str) -> None:
         )
 
 
-def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
+def _cache_tensors(session: Any, graph: Path, max_context: int, chunk_size: int) -> list[CacheTensor]:
     tensors = []
     for value in session.get_inputs():
         if not value.name.startswith("past_key_values."):
@@ -243,26 +238,8 @@ def _cache_tensors(session: Any, graph: Path) -> list[CacheTensor]:
         if not isinstance(heads, int) or not isinstance(head_dim, int):
             raise InputError(f"{graph}: {value.name} has no fixed heads and head size; export it again")
         present = value.name.replace("past_key_values.", "present.")
-        tensors.append(CacheTensor(value.name, present, heads, head_dim, _CACHE_DTYPES[value.type]))
+        limit = chunk_size if value.shape[2] == "chunk" else max_context
+        tensors.append(CacheTensor(value.name, present, heads, head_dim, limit, _CACHE_DTYPES[value.type]))
     if not tensors:
         raise InputError(f"{graph}: the graph has no key-value cache inputs; export it with its cache")
     return tensors
-
-
-def _needs_runs(mask: np.ndarray, new: int, longest: int) -> bool:
-    """Whether a fused graph cannot take this input in one run (see `_run_by_row`)."""
-    batch, total = mask.shape
-    if new == 1:
-        return False
-    begins = np.diff(mask[:, -new:], axis=1, prepend=0) > 0
-    return new > longest or (batch > 1 and total > new) or bool((begins.sum(axis=1) > 1).any())
-
-
-def _runs(real: np.ndarray, longest: int) -> list[tuple[int, int]]:
-    """Begin and end of each unbroken run of ones in int64 [S], cut where it is longer than `longest`."""
-    edges = np.flatnonzero(np.diff(real, prepend=0, append=0)).tolist()
-    return [
-        (start, min(start + longest, end))
-        for begin, end in zip(edges[::2], edges[1::2], strict=True)
-        for start in range(begin, end, longest)
-    ]

@@ -24,8 +24,13 @@ class Session:
         self._caches = [i for i in self._session.get_inputs() if i.name.startswith("past_key_values.")]
 
     def empty(self, batch: int) -> Cache:
-        """A cache of no tokens."""
-        return [np.zeros((batch, cache.shape[1], 0, cache.shape[3]), np.float32) for cache in self._caches]
+        """A cache of no tokens: a chunk's in place, any other to be grown."""
+        chunk_size = int(self._session.get_modelmeta().custom_metadata_map.get("llama4.chunk_size", 0))
+        shapes = (cache.shape for cache in self._caches)
+        return [
+            np.zeros((batch, heads, chunk_size if room == "chunk" else 0, head_dim), np.float32)
+            for _, heads, room, head_dim in shapes
+        ]
 
     def run(self, ids: np.ndarray, mask: np.ndarray, past: Cache, keep: int = 0) -> tuple[np.ndarray, Cache]:
         """Logits [B, kept, V] of new tokens `ids` [B, S] under `mask` [B, T], and the grown cache."""

@@ -22,8 +22,9 @@ OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention"
 def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     """Replaces every attention call; returns how many.
 
-    The chunk mask is left out when `max_context` tokens never leave the first chunk, and the temperature when they
-    never leave its first step. Tokens enter the graph with the real ones of each row first (`rows.py`).
+    A chunked layer gets a cache of one chunk, which begins anew with each, unless `max_context` tokens never leave the
+    first; the temperature is left out when they never leave its first step. Tokens enter the graph with the real ones
+    of each row first (`rows.py`).
     """
     calls = rewriter.calls(*OPERATORS)
     for call in calls:
@@ -38,6 +39,7 @@ def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
 
 def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> None:
     _qkv, past_key, past_value, bias = call.inputs[:4]
+    seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
     heads, kv_heads = call.attributes["num_heads"].as_int(), call.attributes["kv_num_heads"].as_int()
     assert past_key is not None and past_key.shape is not None
     head_dim = past_key.shape[3]
@@ -54,12 +56,16 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
     else:
         temperature = _temperature(rewriter, rows, call, max_context)
         query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim)
+    chunk_size = _chunk_size(bias, max_context)
+    if chunk_size:
+        seqlens_k, total = rows.seqlens_in_chunk(chunk_size), rows.total_in_chunk(chunk_size)
+        rewriter.model.metadata_props["llama4.chunk_size"] = str(chunk_size)
+        for cached in (past_key, past_value, *call.outputs[1:]):
+            assert cached is not None and cached.shape is not None
+            cached.shape = ir.Shape([*cached.shape[:2], "chunk", head_dim])
     outputs = nodes.op_multi_out(
         "GroupQueryAttention",
-        [
-            query, key, value, past_key, past_value, rows.seqlens_k, rows.total_sequence_length,
-            None, None, None, _chunk_bias(rows, bias, max_context),
-        ],
+        [query, key, value, past_key, past_value, seqlens_k, total],
         {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
@@ -67,7 +73,7 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
         },
         domain=MICROSOFT,
         num_outputs=3,
-    )  # fmt: skip
+    )
     rewriter.replace(call, nodes, outputs)
 
 
@@ -168,13 +174,14 @@ def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int
     return rewriter.once("temperature", make)
 
 
-def _chunk_bias(rows: Rows, bias: ir.Value | None, max_context: int) -> ir.Value | None:
+def _chunk_size(bias: ir.Value | None, max_context: int) -> int | None:
+    """Of the layer whose mask it is; None where `max_context` tokens never leave the first chunk."""
     assert bias is not None
     node = bias.producer()
     assert node is not None
     if node.op_type != "ChunkedCausalBias" or node.attributes["chunk_size"].as_int() >= max_context:
         return None
-    return rows.chunk_bias(node.attributes["chunk_size"].as_int())
+    return node.attributes["chunk_size"].as_int()
 
 
 def _drop(rewriter: Rewriter, *operators: str) -> None:

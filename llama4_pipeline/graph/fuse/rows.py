@@ -7,6 +7,7 @@ behind the real tokens is written to a slot that the next token overwrites, and 
 
 from collections.abc import Callable
 
+import numpy as np
 import onnx_ir as ir
 
 from llama4_pipeline.graph.fuse.rewriter import Rewriter
@@ -104,31 +105,40 @@ class Rows:
 
         return self._once("query_slots", make)
 
-    def chunk_bias(self, chunk_size: int) -> ir.Value:
-        """0 where key slot and query lie in one chunk, else -30000; float32 [B, 1, S, T] over ordered slots.
+    def total_in_chunk(self, chunk_size: int) -> ir.Value:
+        """Most tokens that a row of a chunked layer's cache holds behind this call, int32 []."""
 
-        Chunks count the caller's slots from a row's first real token, holes included, as transformers does.
+        def make() -> ir.Value:
+            size = self._rewriter.constant(
+                f"chunk.{chunk_size}", ir.tensor(chunk_size, dtype=ir.DataType.INT32)
+            )
+            return self._op("Min", [self.total_sequence_length, size])
+
+        return self._once("total_in_chunk", make)
+
+    def seqlens_in_chunk(self, chunk_size: int) -> ir.Value:
+        """`seqlens_k` of a cache that begins anew with each chunk, int32 [B].
+
+        Chunks count the caller's slots from a row's first real token, holes included, as transformers does. The new
+        tokens of a row must lie in one chunk: Gather refuses those that leave it.
         """
 
         def make() -> ir.Value:
             op, ints = self._op, self._rewriter.ints
-            size, first = ints(chunk_size), op("ArgMax", [self._mask], {"axis": 1, "keepdims": 1})
-            counted = op("Sub", [op("CumSum", [self._mask, ints(1)]), ints(1)])
-            real = op("Cast", [self._mask], {"to": ir.DataType.BOOL})
-            place = op("Where", [real, counted, self.total])  # ordered slot; holes go behind the end
-            slots = self._range(self.total)
-            chunk = op("Div", [op("Sub", [slots, first]), size])  # [B, T]
-            batch, behind = op("Shape", [self._mask], {"end": 1}), op("Add", [self.total, ints(1)])
-            zeros = op("Expand", [ints(0), op("Concat", [batch, behind], {"axis": 0})])  # [B, T + 1]
-            ordered = op("ScatterElements", [zeros, place, chunk], {"axis": 1})
-            keys = op("Slice", [ordered, ints(0), self.total, ints(1)])  # [B, T]
-            queries = op("Div", [op("Sub", [self.query_slots, first]), size])  # [B, S]
-            same = op("Equal", [op("Unsqueeze", [queries, ints(1, 3)]), op("Unsqueeze", [keys, ints(1, 2)])])
-            zero = self._rewriter.constant("bias.zero", ir.tensor(0.0))
-            lowest = self._rewriter.constant("bias.lowest", ir.tensor(-30000.0))
-            return op("Where", [same, zero, lowest])
+            past = op("Sub", [self.total, self.new])
+            first = op("ArgMax", [self._mask], {"axis": 1, "keepdims": 1})
+            begun = op("Max", [op("Sub", [past, first]), ints(0)])
+            inside = op("Mod", [begun, ints(chunk_size)])  # slots of the chunk before the new ones, [B, 1]
+            before = op("CumSum", [self._mask, ints(1)], {"exclusive": 1})
+            earlier = op("GatherElements", [before, op("Sub", [past, inside])], {"axis": 1})
+            holes = op("Sub", [inside, op("Sub", [self.cached, earlier])])
+            places = self._rewriter.constant(f"chunk.places.{chunk_size}", ir.tensor(np.arange(chunk_size)))
+            last = op("Sub", [op("Add", [inside, self.new]), ints(1)])
+            last = op("Gather", [places, last], name="new_tokens_lie_in_one_chunk")
+            flat = op("Squeeze", [op("Sub", [last, holes]), ints(1)])
+            return op("Cast", [flat], {"to": ir.DataType.INT32})
 
-        return self._once(f"chunk_bias.{chunk_size}", make)
+        return self._once("seqlens_in_chunk", make)
 
     @property
     def _counting(self) -> ir.Value:

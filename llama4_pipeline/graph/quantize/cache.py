@@ -21,7 +21,7 @@ from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.progress import Progress
 
 _OPERATOR = "GroupQueryAttention"
-_BIAS, _SCALES = 10, 12  # inputs of the operator: attention_bias, k_scale, v_scale
+_SCALES = 12  # first of the operator's inputs k_scale and v_scale
 _ATTRIBUTES = (
     ir.AttrInt64("kv_cache_bit_width", 8),
     ir.AttrString("k_quant_type", "PER_CHANNEL"),
@@ -60,22 +60,16 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
         calibration: token sequences that set the range of each channel.
 
     Raises:
-        InputError: not a fused graph, a cache that is not float32, or a model whose chunks are shorter than its
-            context: the kernel takes no mask beside an 8-bit cache.
+        InputError: not a fused graph, or a cache that is not float32.
     """
     model = load_graph(graph)
     nodes = [node for node in model.graph if node.op_type == _OPERATOR]
     if not nodes:
         raise InputError(f"{graph} has no {_OPERATOR}: give a graph written by `export --form fused`")
-    if any(len(node.inputs) > _BIAS and node.inputs[_BIAS] is not None for node in nodes):
-        raise InputError(
-            f"{graph} attends in chunks shorter than its context, which an 8-bit cache cannot: export it with a "
-            "--max-context of one chunk"
-        )
     cached = [value for node in nodes for value in node.inputs[3:5]]
     if any(value is None or value.dtype is not ir.DataType.FLOAT for value in cached):
         raise InputError(f"{graph}: the cache is not float32; give the graph before its cache was converted")
-    largest = _largest_by_channel(graph, model, calibration)
+    largest = _largest_by_channel(graph, model, calibration.within_chunks(model))
     channels = 0
     for node in nodes:
         past, present = node.inputs[3:5], node.outputs[1:3]

@@ -39,6 +39,19 @@ class Calibration:
         picked = np.linspace(0, len(self.sequences) - 1, count).round().astype(int)
         return Calibration(tuple(self.sequences[i] for i in picked))
 
+    def within_chunks(self, model: ir.Model) -> "Calibration":
+        """The sequences cut to what a graph takes at once: where its layers attend in chunks, a chunk."""
+        size = int(model.metadata_props.get("llama4.chunk_size", 0))
+        if not size:
+            return self
+        return Calibration(
+            tuple(
+                sequence[start : start + size]
+                for sequence in self.sequences
+                for start in range(0, len(sequence), size)
+            )
+        )
+
 
 class LayerByLayer:
     """Statistics of every weight's inputs, gathered while the graph is quantised from front to back."""
@@ -52,10 +65,12 @@ class LayerByLayer:
             calibration: the sequences.
         """
         self._directory, self._out, self._quantised = graph, out, quantised
-        self._float = load_graph(graph).graph
+        model = load_graph(graph)
+        self._float = model.graph
         untie(self._float)
         self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
-        self._flows = [graph_inputs(self._float, sequence) for sequence in calibration.sequences]
+        sequences = calibration.within_chunks(model).sequences
+        self._flows = [graph_inputs(self._float, sequence) for sequence in sequences]
         self._current = -1
         self._moments: dict[str, Moments] = {}
         self._routed: dict[

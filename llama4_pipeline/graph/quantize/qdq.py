@@ -58,6 +58,8 @@ def quantize_with_ort(
         for file in graph.glob(f"{MODEL_FILE}*"):  # onnx refuses data files with several hard links
             shutil.copyfile(file, copied / file.name)
         model = load_graph(copied)
+        if calibration is not None:
+            calibration = calibration.within_chunks(model)
         _run(model.graph, copied / MODEL_FILE, written / MODEL_FILE, method, calibration)
         quantized = load_graph(written)
         weights, stayed = find_weights(model.graph)

@@ -61,7 +61,8 @@ def measure_sensitivity(
     untie(model.graph)
     weights = {weight.name: weight for weight in find_weights(model.graph)[0]}
     session = _open(graph, model, [name for group in groups for name in group.weights])
-    flows = [graph_inputs(model.graph, sequence) for sequence in calibration.sequences]
+    sequences = calibration.within_chunks(model).sequences
+    flows = [graph_inputs(model.graph, sequence) for sequence in sequences]
     reference = [_log_probabilities(session, flow) for flow in flows]
     found = {}
     with Progress("sensitivity", len(groups), "weights") as progress:

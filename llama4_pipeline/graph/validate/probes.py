@@ -1,6 +1,6 @@
 """The inner values that are compared, by name, and where each is found in the model and in the graph."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,9 +9,12 @@ import onnx
 import onnxruntime
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.validate.uses import Case, Step
+from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.runtime.decoder import UNLIMITED
+from llama4_pipeline.runtime.runs import CHUNK_SIZE_KEY
 
+Cache = dict[str, np.ndarray]  # by the name of the graph's input, [batch, kv_heads, tokens, head_dim]
 EMBEDDING = "embedding"
 FINAL_NORM = "final_norm"
 LOGITS = "logits"
@@ -73,78 +76,35 @@ class ProbedGraph:
         extra = [probe.name for probe in probes if probe.name not in present]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
         self._session = open_session(model, graph, threads)
-        self._cache_inputs = [
+        self._caches = [
             value for value in self._session.get_inputs() if value.name.startswith("past_key_values.")
-        ]
-        self._cache_outputs = [
-            value.name.replace("past_key_values", "present") for value in self._cache_inputs
         ]
 
     def run(self, case: Case) -> Iterator[StepValues]:
         """Feeds the steps of a case, fresh cache first, and yields the values of each."""
-        room = case.length if self.facts.fused else 0
-        cache = [self._empty(value, case.batch, room) for value in self._cache_inputs]
+        cache = empty_cache(self._caches, case, self.facts)
         for step in case.steps:
-            if (
-                self.facts.fused
-                and step.past
-                and step.sequence > 1
-                and (step.batch > 1 or not step.real.all())
-            ):
-                values, cache = self._run_by_row(step, cache)
-            else:
-                values, cache = self._run_step(step, cache)
+            values, cache = run_step(step, cache, self.facts, self._run)
             yield StepValues(values)
 
-    def _run_step(
-        self, step: Step, cache: list[np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    def _run(self, part: Part, cache: Cache) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+        step = part.step
         feeds = {
             "input_ids": step.input_ids,
             "attention_mask": step.attention_mask,
             "position_ids": step.position_ids,
-            **{value.name: past for value, past in zip(self._cache_inputs, cache, strict=True)},
+            **cache,
         }
         names = [probe.name for probe in self._probes]
-        outputs = self._session.run([*names, *self._cache_outputs], feeds)
+        outputs = self._session.run([*names, *map(present, cache)], feeds)
         order = _in_graph_order(step) if self.facts.fused else None
         values = {}
         for probe, value in zip(self._probes, outputs[: len(names)], strict=True):
             value = value.reshape(step.batch, step.sequence, -1)
             if order is not None and probe.block != LOGITS:
                 value = np.take_along_axis(value, order[:, :, None], axis=1)
-            values[probe.name] = value.astype(np.float32, copy=False)
+            values[probe.name] = value
         return values, outputs[len(names) :]
-
-    def _run_by_row(
-        self, step: Step, cache: list[np.ndarray]
-    ) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-        """Feeds each row's unbroken runs of real tokens by themselves, as `runtime.ort` does.
-
-        Behind a cache, GroupQueryAttention on the CPU takes several new tokens for one row only, and no
-        padding.
-        """
-        values: dict[str, np.ndarray] = {}
-        for row in range(step.batch):
-            edges = np.flatnonzero(np.diff(step.real[row].astype(np.int8), prepend=0, append=0))
-            for begin, end in edges.reshape(-1, 2).tolist():
-                one = (slice(row, row + 1), slice(begin, end))
-                part = Step(
-                    step.input_ids[one],
-                    step.attention_mask[row : row + 1, : step.past + end],
-                    step.position_ids[one],
-                )
-                found, present = self._run_step(part, [past[row : row + 1] for past in cache])
-                for past, new in zip(cache, present, strict=True):
-                    past[row] = new[0]
-                for name, value in found.items():
-                    shape = (step.batch, step.sequence, value.shape[-1])
-                    values.setdefault(name, np.zeros(shape, np.float32))[one] = value
-        return values, cache
-
-    def _empty(self, value: onnxruntime.NodeArg, batch: int, room: int) -> np.ndarray:
-        _, heads, _, head_dim = value.shape
-        return np.zeros((batch, heads, room, head_dim), dtype=_NUMPY_TYPES[value.type])
 
 
 @dataclass(frozen=True)
@@ -156,12 +116,14 @@ class GraphFacts:
         precision: `float32`, `float16`, or `quantized` (any weight in fewer than 16 bits).
         opset: Version of the standard operators.
         max_context: Tokens that it can hold, from its metadata; None when it does not say.
+        chunk_size: Tokens that the cache of a chunked layer can hold; `UNLIMITED` where they hold the whole context.
     """
 
     form: str
     precision: str
     opset: int
     max_context: int | None
+    chunk_size: int
 
     @property
     def fused(self) -> bool:
@@ -194,7 +156,55 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     limit = metadata.get("llama4.max_context")
     form = metadata.get("llama4.form") or ("fused" if "GroupQueryAttention" in operators else "portable")
-    return GraphFacts(form, precision, opset, int(limit) if limit else None)
+    chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
+    return GraphFacts(form, precision, opset, int(limit) if limit else None, chunk_size)
+
+
+def empty_cache(inputs: list[onnxruntime.NodeArg], case: Case, facts: GraphFacts) -> Cache:
+    """Room for the whole case, or for a chunk of it, where the cache is written in place; none where it grows."""
+    cache = {}
+    for value in inputs:
+        _, heads, room, head_dim = value.shape
+        tokens = min(case.length, facts.chunk_size) if room == "chunk" else case.length
+        shape = (case.batch, heads, tokens if facts.fused else 0, head_dim)
+        cache[value.name] = np.zeros(shape, dtype=_NUMPY_TYPES[value.type])
+    return cache
+
+
+def present(past: str) -> str:
+    """Name of the output that holds a cache behind the call."""
+    return past.replace("past_key_values.", "present.")
+
+
+def run_step(
+    step: Step,
+    cache: Cache,
+    facts: GraphFacts,
+    run: Callable[[Part, Cache], tuple[dict[str, np.ndarray], list[np.ndarray]]],
+) -> tuple[dict[str, np.ndarray], Cache]:
+    """Feeds a step in the parts that the graph takes.
+
+    Args:
+        step: What is fed.
+        cache: Before the step, by the names of the inputs.
+        facts: Of the graph.
+        run: Feeds one part, with the cache of its rows; returns values [rows, columns, width] and the new cache.
+
+    Returns:
+        Values float32 [batch, sequence, width], 0 where no part is, and the cache behind the step.
+    """
+    values: dict[str, np.ndarray] = {}
+    for part in runs_of(step, facts.chunk_size) if facts.fused else whole(step):
+        found, after = run(part, {name: past[part.rows] for name, past in cache.items()})
+        if all(len(new) == step.batch for new in after):
+            cache = dict(zip(cache, after, strict=True))
+        else:
+            for past, new in zip(cache.values(), after, strict=True):
+                past[part.rows] = new
+        for name, value in found.items():
+            shape = (step.batch, step.sequence, value.shape[-1])
+            values.setdefault(name, np.zeros(shape, np.float32))[part.rows, part.columns] = value
+    return values, cache
 
 
 def _missing_values(model: onnx.ModelProto, names: list[str]) -> list[str]:

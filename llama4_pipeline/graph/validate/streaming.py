@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,16 +26,20 @@ from llama4_pipeline.graph.validate.probes import (
     EMBEDDING,
     FINAL_NORM,
     LOGITS,
+    Cache,
     Probe,
     StepValues,
+    empty_cache,
     graph_facts,
     open_session,
+    present,
     probes_of,
     read_graph,
+    run_step,
 )
 from llama4_pipeline.graph.validate.report import Failure, Spot, ValidationReport
 from llama4_pipeline.graph.validate.tally import Tally
-from llama4_pipeline.graph.validate.uses import Case, Step, UseName, make_case
+from llama4_pipeline.graph.validate.uses import Case, Part, Step, UseName, make_case
 from llama4_pipeline.llama4.architecture import EMBEDDING as EMBEDDING_WEIGHT
 from llama4_pipeline.llama4.architecture import LM_HEAD, Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -267,25 +272,30 @@ class _LayeredGraph:
         cases: Sequence[Case],
         values: Values,
     ) -> None:
-        caches = [f"{layer}.key", f"{layer}.value"] if layer >= 0 else []
-        outputs = [*probes, *(f"present.{name}" for name in caches)]
+        caches = [f"past_key_values.{layer}.{kind}" for kind in ("key", "value")] if layer >= 0 else []
+        outputs = [*probes, *map(present, caches)]
         session = self._open(entering, outputs)
-        asked = {value.name for value in session.get_inputs()}
+        asked = {value.name: value for value in session.get_inputs()}
+
+        def run(found: dict[str, np.ndarray], part: Part, cache: Cache) -> tuple[dict[str, np.ndarray], list]:
+            given = {
+                "input_ids": part.step.input_ids,
+                "attention_mask": part.step.attention_mask,
+                "position_ids": part.step.position_ids,
+                "logits_to_keep": np.array(0, np.int64),
+                **{name: found[name][part.rows, part.columns].astype(self._dtype) for name in entering},
+                **cache,
+            }
+            results = session.run(outputs, {name: given[name] for name in asked})
+            size = (part.step.batch, part.step.sequence, -1)
+            values = zip(probes, results, strict=False)
+            return {name: value.reshape(size) for name, value in values}, results[len(probes) :]
+
         for case, steps in zip(cases, values, strict=True):
-            cache = {f"past_key_values.{name}": self._empty_cache(case) for name in caches}
+            cache = empty_cache([asked[name] for name in caches], case, self._facts)
             for step, found in zip(case.steps, steps, strict=True):
-                given = {
-                    "input_ids": step.input_ids,
-                    "attention_mask": step.attention_mask,
-                    "position_ids": step.position_ids,
-                    "logits_to_keep": np.array(0, np.int64),
-                    **{name: found[name].astype(self._dtype) for name in entering},
-                    **cache,
-                }
-                results = session.run(outputs, {name: given[name] for name in asked})
-                for name, value in zip(probes, results, strict=False):
-                    found[name] = value.reshape(step.batch, step.sequence, -1).astype(np.float32)
-                cache = dict(zip(cache, results[len(probes) :], strict=True))
+                new, cache = run_step(step, cache, self._facts, partial(run, found))
+                found.update(new)
 
     def _open(self, entering: tuple[str, ...], outputs: list[str]) -> onnxruntime.InferenceSession:
         graph = self._model.graph
@@ -299,12 +309,6 @@ class _LayeredGraph:
         functions = list(self._model.functions.values())
         model = ir.Model(part, ir_version=self._model.ir_version, functions=functions)
         return open_session(ir.serde.serialize_model(model), self._graph, self._threads)
-
-    def _empty_cache(self, case: Case) -> np.ndarray:
-        """Room for the whole case where the cache is written in place, none where it grows."""
-        room = case.length if self._facts.fused else 0
-        shape = (case.batch, self._architecture.num_key_value_heads, room, self._architecture.head_dim)
-        return np.zeros(shape, self._dtype)
 
 
 def _segments(probes: tuple[Probe, ...]) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]]]:

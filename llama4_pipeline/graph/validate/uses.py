@@ -8,6 +8,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.decoder import UNLIMITED
+from llama4_pipeline.runtime.runs import cut, need_cutting
 
 UseName = Literal["prefill", "decode", "chunked prefill", "second turn"]
 Padding = Literal["none", "left", "right"]
@@ -53,6 +55,37 @@ class Step:
     def real(self) -> np.ndarray:
         """bool [batch, sequence]: which new tokens are not padding."""
         return self.attention_mask[:, self.past :] != 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a graph is fed of a step at once: these rows and columns of it, as a step of their own."""
+
+    rows: slice
+    columns: slice
+    step: Step
+
+
+def whole(step: Step) -> list[Part]:
+    """A step in one part."""
+    return [Part(slice(None), slice(None), step)]
+
+
+def runs_of(step: Step, chunk_size: int) -> list[Part]:
+    """A step as a fused graph takes it: whole, or each row's runs of real tokens by themselves (`runtime.runs`)."""
+    if not need_cutting(step.attention_mask, step.sequence, UNLIMITED, chunk_size):
+        return whole(step)
+    return [
+        _part(step, row, begin, end)
+        for row in range(step.batch)
+        for begin, end in cut(step.attention_mask[row], step.sequence, UNLIMITED, chunk_size)
+    ]
+
+
+def _part(step: Step, row: int, begin: int, end: int) -> Part:
+    rows, columns = slice(row, row + 1), slice(begin, end)
+    mask = step.attention_mask[rows, : step.past + end]
+    return Part(rows, columns, Step(step.input_ids[rows, columns], mask, step.position_ids[rows, columns]))
 
 
 @dataclass(frozen=True)

@@ -30,20 +30,22 @@ def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> No
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
     ids, mask = random_ids(checkpoint, 1, 40), np.ones((1, 40), np.int64)
 
-    logits = Session(tmp_path / "fused").in_pieces(ids, mask, [23, 1, 16])
+    logits = Session(tmp_path / "fused").in_pieces(ids, mask, [16, 7, 1, 8, 8])
 
     assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4, name
 
 
-def test_no_chunk_mask_where_the_context_never_leaves_the_first_chunk(
-    checkpoint: Checkpoint, tmp_path: Path
+@pytest.mark.parametrize(("max_context", "lengths"), [(16, 1), (17, 2)])
+def test_one_kind_of_cache_where_the_context_never_leaves_the_first_chunk(
+    checkpoint: Checkpoint, tmp_path: Path, max_context: int, lengths: int
 ) -> None:
-    export_graph(checkpoint, tmp_path / "portable", max_context=16)
+    export_graph(checkpoint, tmp_path / "portable", max_context=max_context)
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
 
     attention = [n for n in load_graph(tmp_path / "fused").graph if n.op_type == "GroupQueryAttention"]
 
-    assert all(len(node.inputs) < 11 or node.inputs[10] is None for node in attention)
+    assert len({node.inputs[5] for node in attention}) == lengths
+    assert all(len(node.inputs) == 7 for node in attention)
 
 
 @pytest.mark.parametrize(("max_context", "tables"), [(15, 0), (16, 1)])

@@ -7,55 +7,49 @@ import onnx
 import pytest
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize.cache import quantize_cache
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.ort import OrtDecoder
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 VOCAB = 131
 CALIBRATION = Calibration(tuple(np.random.default_rng(seed).integers(0, VOCAB, 16) for seed in range(256)))
 
 
 @pytest.fixture(scope="module")
-def one_chunk(tiny_random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fused graph that serves no more than one chunk, so that no layer needs a mask."""
-    out = tmp_path_factory.mktemp("one-chunk")
-    checkpoint = Checkpoint.open(tiny_random_checkpoint)
-    export_in_one_stream(checkpoint, out, form="fused", precision="fp32", max_context=16)
+def fused_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A graph of 64 tokens, in which three of four layers attend in chunks of 16; no router that could choose anew."""
+    out = tmp_path_factory.mktemp("fused")
+    checkpoint = Checkpoint.open(write_random_checkpoint(out / "checkpoint", num_local_experts=1))
+    export_in_one_stream(checkpoint, out, form="fused", precision="fp32", max_context=64)
     return out
 
 
-def test_decode_is_close_on_a_quarter_of_the_memory(one_chunk: Path, tmp_path: Path):
-    report = quantize_cache(one_chunk, tmp_path, CALIBRATION)
+def test_decode_is_close_on_a_quarter_of_the_memory(fused_graph: Path, tmp_path: Path):
+    report = quantize_cache(fused_graph, tmp_path, CALIBRATION)
     assert report.layers == 4
     assert report.bytes_per_token_before == 4 * report.bytes_per_token_after == 4 * 2 * 4 * 2 * 16
-    decoders = [OrtDecoder(graph, threads=1) for graph in (one_chunk, tmp_path)]
-    ids = np.random.default_rng(7).integers(0, VOCAB, (2, 16))
-    for begin, end in ((0, 9), *((n, n + 1) for n in range(9, 16))):
+    decoders = [OrtDecoder(graph, threads=1) for graph in (fused_graph, tmp_path)]
+    ids = np.random.default_rng(7).integers(0, VOCAB, (2, 40))
+    for begin, end in ((0, 9), *((n, n + 1) for n in range(9, 40))):
         expected, actual = (decoder.forward(ids[:, begin:end]) for decoder in decoders)
         difference = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
         assert 0 < difference < 0.05
     assert decoders[0].cache_bytes() == 4 * decoders[1].cache_bytes()
 
 
-def test_weights_are_shared(one_chunk: Path, tmp_path: Path):
-    quantize_cache(one_chunk, tmp_path, Calibration((np.arange(10),)))
-    assert (tmp_path / "model.onnx.data").samefile(one_chunk / "model.onnx.data")
+def test_weights_are_shared(fused_graph: Path, tmp_path: Path):
+    quantize_cache(fused_graph, tmp_path, Calibration((np.arange(10),)))
+    assert (tmp_path / "model.onnx.data").samefile(fused_graph / "model.onnx.data")
 
 
-def test_a_mask_beside_the_cache_is_refused(portable_graph: Path, tmp_path: Path):
-    fuse_graph(portable_graph, tmp_path / "fused")  # 128 tokens in chunks of 16
-    with pytest.raises(InputError, match="attends in chunks shorter than its context"):
-        quantize_cache(tmp_path / "fused", tmp_path / "out", CALIBRATION)
-
-
-def test_other_graphs_are_refused(portable_graph: Path, one_chunk: Path, tmp_path: Path):
+def test_other_graphs_are_refused(portable_graph: Path, fused_graph: Path, tmp_path: Path):
     with pytest.raises(InputError, match="has no GroupQueryAttention"):
         quantize_cache(portable_graph, tmp_path / "out", CALIBRATION)
     once = tmp_path / "once"
-    quantize_cache(one_chunk, once, Calibration((np.arange(10),)))
+    quantize_cache(fused_graph, once, Calibration((np.arange(10),)))
     assert (
         onnx.load(once / "model.onnx", load_external_data=False).graph.input[3].type.tensor_type.elem_type
         == 3

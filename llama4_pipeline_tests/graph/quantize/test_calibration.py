@@ -20,7 +20,17 @@ LAST_MOE = "model.layers.3.feed_forward.experts"
 @pytest.fixture(scope="module")
 def calibration() -> Calibration:
     rng = np.random.default_rng(0)
-    return Calibration(tuple(rng.integers(3, 131, length) for length in (40, 25, 33, 60, 48)))
+    return Calibration(tuple(rng.integers(3, 131, length) for length in (16, 15, 9, 16, 14) * 3))
+
+
+def test_a_graph_with_chunks_sees_each_by_itself(fused_graph: Path) -> None:
+    cut = Calibration((np.arange(40), np.arange(7))).within_chunks(load_graph(fused_graph))
+    assert [sequence.tolist() for sequence in cut.sequences] == [
+        [*range(16)],
+        [*range(16, 32)],
+        [*range(32, 40)],
+        [*range(7)],
+    ]
 
 
 def test_limit_spreads_over_all_sequences() -> None:

@@ -158,6 +158,7 @@ def _node(model: onnx.ModelProto, layer: int, kinds: tuple[str, ...]) -> onnx.No
     return [node for node in model.graph.node[:end] if node.op_type in kinds][-1]
 
 
+_NOPE_LAYER = 3  # of the checkpoint that the faults are planted in
 _ATTENTION = ("NormalizedRotaryAttention", "TemperedAttention")
 
 
@@ -252,13 +253,17 @@ def _lose_fused_scale(model: onnx.ModelProto, layer: int) -> None:
 
 
 def _lose_chunks(model: onnx.ModelProto, layer: int) -> None:
-    _node(model, layer, ("GroupQueryAttention",)).input[10] = ""
+    """The layer looks at as many cached tokens as the one that sees all of them, and keeps as many."""
+    everything = _node(model, _NOPE_LAYER, ("GroupQueryAttention",))
+    _node(model, layer, ("GroupQueryAttention",)).input[5:7] = everything.input[5:7]
+    for value in model.graph.input:
+        if value.name.startswith(f"past_key_values.{layer}."):
+            value.type.tensor_type.shape.dim[2].dim_param = "past_sequence"
 
 
 def _slide_fused(model: onnx.ModelProto, layer: int) -> None:
-    attention = _node(model, layer, ("GroupQueryAttention",))
-    attention.input[10] = ""
-    _set_attribute(attention, "local_window_size", 16)
+    _lose_chunks(model, layer)
+    _set_attribute(_node(model, layer, ("GroupQueryAttention",)), "local_window_size", 16)
 
 
 def _unscaled_experts(model: onnx.ModelProto, layer: int) -> None:
