@@ -10,8 +10,8 @@ Bits go where they show. A rounded embedding is in every layer's input: in 4 bit
 weights more divergence than all its products. Routed experts are four fifths of that model's weights and a twentieth
 of its divergence. The table is looked up by row, so 8 bits of it cost no time; in INT4 a head that is the same table
 gets 4 bits of its own. Larger blocks save time, since beside the codes of each block the kernels read eight bytes.
-In a dense model of a billion random weights, blocks of 256 in place of 128 cost at most 1% of the divergence in the
-down projections and the head, but 6 to 9% in each of gate and up, query key value, and attention's output.
+Byte for byte, smaller blocks gain twice as much in attention as in a dense feed-forward (docs/performance.md); in a
+mixture they gain nothing, since most of its divergence is that of the few tokens that change their expert.
 """
 
 import logging
@@ -56,20 +56,33 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
         "int8": Preset(
             experts=Scheme(bits=8, block_size=128, symmetric=True),
             shared=Scheme(bits=8, block_size=64, symmetric=True),
-            down=Scheme(bits=8, block_size=32, symmetric=True),
+            feed_forward=Scheme(bits=8, block_size=32, symmetric=True),
+            qkv=Scheme(bits=8, block_size=32, symmetric=True),
+            attention_output=Scheme(bits=8, block_size=32, symmetric=True),
             head=Scheme(bits=8, block_size=32, symmetric=True),
-            products=Scheme(bits=8, block_size=32, symmetric=True),
             looked_up=Scheme(bits=8, block_size=16, symmetric=True),
             tied=Scheme(bits=8, block_size=32, symmetric=True),
         ),
         "int4": Preset(
             experts=Scheme(bits=4, block_size=256, symmetric=True),
             shared=Scheme(bits=4, block_size=256, symmetric=True),
-            down=Scheme(bits=4, block_size=256, symmetric=True),
+            feed_forward=Scheme(bits=4, block_size=256, symmetric=True),
+            qkv=Scheme(bits=4, block_size=128, symmetric=True),
+            attention_output=Scheme(bits=4, block_size=128, symmetric=True),
             head=Scheme(bits=4, block_size=256, symmetric=True),
-            products=Scheme(bits=4, block_size=128, symmetric=True),
             looked_up=Scheme(bits=8, block_size=32, symmetric=True),
             tied=None,
+        ),
+    }
+)
+# Without experts that a token can change, attention is most of what shows.
+DENSE_PRESETS: Mapping[str, Preset] = MappingProxyType(
+    {
+        "int8": PRESETS["int8"],
+        "int4": replace(
+            PRESETS["int4"],
+            qkv=Scheme(bits=4, block_size=64, symmetric=True),
+            attention_output=Scheme(bits=4, block_size=32, symmetric=True),
         ),
     }
 )
@@ -97,7 +110,7 @@ def quantize_graph(
         out: directory to write: model, data, and the configuration and tokenizer files of `graph`.
         precision: "int8" or "int4".
         method: a name of `METHODS`; None takes `DEFAULT_METHOD`.
-        block_size: inputs that share a scale, in all weights alike, tables too; None takes `PRESETS`.
+        block_size: inputs that share a scale, in all weights alike, tables too; None takes the preset's.
         calibration: token sequences, for the methods that look at the inputs of the weights.
         accuracy_level: of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 (fast), 0 keeps them in
             float (exact; 8-bit MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
@@ -224,8 +237,9 @@ def preset_schemes(
     Raises:
         InputError: an unknown precision, or a width that no block fits.
     """
-    preset = _named(PRESETS, precision, "precision")
-    alike = replace(preset.products, block_size=block_size) if block_size else None
+    mixture = any(weight.layout is Layout.EXPERTS for weight in weights)
+    preset = _named(PRESETS if mixture else DENSE_PRESETS, precision, "precision")
+    alike = replace(preset.feed_forward, block_size=block_size) if block_size else None
     return plan_schemes(weights, {weight.name: alike or preset.scheme(weight) for weight in weights})
 
 

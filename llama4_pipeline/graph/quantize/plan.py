@@ -17,18 +17,20 @@ class Preset:
     Attributes:
         experts: stacks of experts: most of the bytes, and each token sees a few of them.
         shared: the expert that sees every token.
-        down: down projections of dense feed-forwards, the widest matrices.
+        feed_forward: matrices of dense feed-forwards.
+        qkv: attention's query, key and value.
+        attention_output: the projection behind attention.
         head: the output projection.
-        products: every other matrix.
         looked_up: a table whose rows are only looked up, so that its bits cost no time.
         tied: a table that is the head too, read whole for every token. None: the head gets a matrix of its own.
     """
 
     experts: Scheme
     shared: Scheme
-    down: Scheme
+    feed_forward: Scheme
+    qkv: Scheme
+    attention_output: Scheme
     head: Scheme
-    products: Scheme
     looked_up: Scheme
     tied: Scheme | None
 
@@ -50,7 +52,9 @@ class Preset:
             return self.head
         if "shared_expert" in weight.name:
             return self.shared
-        return self.down if "down_proj" in weight.name else self.products
+        if "self_attn" in weight.name:
+            return self.qkv if "qkv_proj" in weight.name else self.attention_output
+        return self.feed_forward
 
 
 def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:

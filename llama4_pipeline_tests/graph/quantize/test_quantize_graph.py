@@ -7,7 +7,10 @@ import onnx
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import METHODS, Precision, quantize_graph
+from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.quantize.toy_graph import Toy, logits, operators
 
 IDS = np.arange(0, 80, 3)
@@ -50,6 +53,21 @@ def test_a_table_keeps_8_bits_and_experts_and_head_take_the_largest_blocks(
     }
     alike = quantize_graph(graph, tmp_path / "alike", precision="int4", block_size=32)
     assert {(tensor.bits, tensor.block_size) for tensor in alike.tensors} == {(4, 32)}
+
+
+@pytest.mark.parametrize(("moe_layers", "blocks"), [([], (64, 32)), ([0, 1, 2, 3], (128, 128))])
+def test_attention_gets_small_blocks_where_there_are_no_experts(
+    tmp_path: Path, moe_layers: list[int], blocks: tuple[int, int]
+) -> None:
+    checkpoint = Checkpoint.open(
+        write_random_checkpoint(tmp_path / "checkpoint", hidden_size=256, head_dim=64, moe_layers=moe_layers)
+    )
+    reports = export_in_one_stream(
+        checkpoint, tmp_path / "out", form="fused", precision="int4", max_context=64, with_weights=False
+    )
+    found = {tensor["name"]: tensor["block_size"] for tensor in reports["quantize"]["tensors"]}
+    attention = "model.layers.0.self_attn"
+    assert (found[f"{attention}.qkv_proj.weight"], found[f"{attention}.o_proj.weight"]) == blocks
 
 
 def test_report_counts_the_bytes_on_disk(tmp_path: Path) -> None:
