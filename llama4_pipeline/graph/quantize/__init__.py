@@ -10,8 +10,8 @@ Bits go where they show. A rounded embedding is in every layer's input: in 4 bit
 weights more divergence than all its products. Routed experts are four fifths of that model's weights and a twentieth
 of its divergence. The table is looked up by row, so 8 bits of it cost no time; in INT4 a head that is the same table
 gets 4 bits of its own. Larger blocks save time, since beside the codes of each block the kernels read eight bytes.
-Byte for byte, smaller blocks gain twice as much in attention as in a dense feed-forward (docs/performance.md); in a
-mixture they gain nothing, since most of its divergence is that of the few tokens that change their expert.
+Byte for byte, smaller blocks gain four times as much in attention as in a dense feed-forward (docs/performance.md); in
+a mixture they gain nothing, since most of its divergence is that of the few tokens that change their expert.
 """
 
 import logging
