@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument(
         "--models", default="", help="names of the catalog, separated by commas; the suite by default"
     )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each pair is measured in turns")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each pair is measured in turns")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument(
