@@ -59,12 +59,14 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
             metrics see one type.
 
     Raises:
-        InputError: not a graph directory, a graph that calls functions (the portable form), or a weight beyond the
-            range of float16.
+        InputError: not a graph directory, a graph that calls functions (the portable form) or is in float16 already,
+            or a weight beyond the range of float16.
     """
     model = load_graph(graph)
     if model.functions:
         raise InputError(f"{graph} is the portable form: give the fused graph to convert it to float16")
+    if any(value.dtype is _HALF for value in model.graph.inputs):
+        raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
     report = convert_model(model)
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)

@@ -73,22 +73,16 @@ class SharedBuffers:
     def __init__(self, tensors: list[CacheTensor], device: str) -> None:
         self._tensors = tensors
         self._device = device
-        self._limit = max(tensor.limit for tensor in tensors)
         self._buffers: list[Any] = []
         self._batch = 0
         self._capacity = 0
         self._bound: tuple[int, int, int | None] | None = None
 
-    @property
-    def capacity(self) -> int:
-        """Tokens that fit in a row without growing."""
-        return self._capacity
-
     def reserve(self, batch: int, tokens: int) -> None:
         if batch == self._batch and tokens <= self._capacity:
             return
-        capacity = max(tokens, min(max(2 * self._capacity, _FIRST_CAPACITY), self._limit))
         kept = self._capacity if batch == self._batch else 0
+        capacity = max(tokens, 2 * kept, _FIRST_CAPACITY)
         if not kept:
             self._buffers = [None] * len(self._tensors)
         self._bound = None

@@ -1,8 +1,8 @@
 """How new tokens are cut into runs that a fused graph takes.
 
-GroupQueryAttention on the CPU takes several new tokens behind a cache for one row only; the fused graph turns padding
-behind the real tokens but knows no padding between them; and a chunked layer's cache holds one chunk, which the new
-tokens of a run may not leave. Cutting the mask behind a run keeps the place of its tokens in the whole context, so
+GroupQueryAttention on the CPU takes several new tokens behind a cache for one row only, and a chunked layer's cache
+holds one chunk, which the new tokens of a run may not leave. Padding between tokens ends a run too, so that a row is
+turned by one number of places. Cutting the mask behind a run keeps the place of its tokens in the whole context, so
 cutting changes no result.
 """
 

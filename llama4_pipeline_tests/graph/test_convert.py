@@ -67,6 +67,13 @@ def test_weight_beyond_float16_is_named(tmp_path: Path) -> None:
         convert_to_float16(graph, tmp_path / "half")
 
 
+def test_a_float16_graph_is_refused(dense: Path, tmp_path: Path) -> None:
+    convert_to_float16(dense, tmp_path / "half")
+    with pytest.raises(InputError, match="in float16 already"):
+        convert_to_float16(tmp_path / "half", tmp_path / "again")
+    assert not (tmp_path / "again").exists()
+
+
 def test_portable_form_is_refused(dense: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="portable form"):
         convert_to_float16(dense.parent / "portable", tmp_path / "half")

@@ -7,7 +7,10 @@ import onnx
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.one_stream import export_in_one_stream
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.ort import OrtDecoder
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 VOCAB = 131
 CHUNK = 16  # of three layers; one sees the whole context
@@ -103,6 +106,31 @@ def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):
     for _ in range(5):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
     assert [buffer.data_ptr() for buffer in decoder._cache._buffers] == addresses
+
+
+def test_another_batch_begins_with_small_buffers(fused_graph):
+    decoder = OrtDecoder(fused_graph, threads=1)
+    sizes = []
+    for batch, tokens in ((1, 10), (1, 300), (2, 10)):
+        decoder.reset()
+        decoder.forward(np.ones((batch, tokens), dtype=np.int64), logits_to_keep=1)
+        sizes.append(decoder.cache_bytes())
+    assert sizes[0] < sizes[1] and sizes[2] == 2 * sizes[0]
+
+
+def test_a_step_binds_nothing_anew_where_all_layers_are_chunked(tmp_path):
+    checkpoint = write_random_checkpoint(
+        tmp_path / "checkpoint", attention_chunk_size=7, layer_types=["chunked_attention"] * 4
+    )
+    export_in_one_stream(
+        Checkpoint.open(checkpoint), tmp_path / "graph", form="fused", precision="fp32", max_context=64
+    )
+    decoder = OrtDecoder(tmp_path / "graph", threads=1)
+    decoder.forward(np.ones((1, 20), dtype=np.int64))
+    bound = decoder._cache._bound
+    for _ in range(20):
+        decoder.forward(np.ones((1, 1), dtype=np.int64))
+    assert decoder._cache._bound is bound
 
 
 def test_logits_stay_what_they_were(graph_decoder):

@@ -39,7 +39,6 @@ def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
 
 def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> None:
     _qkv, past_key, past_value, bias = call.inputs[:4]
-    seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
     heads, kv_heads = call.attributes["num_heads"].as_int(), call.attributes["kv_num_heads"].as_int()
     assert past_key is not None and past_key.shape is not None
     head_dim = past_key.shape[3]
@@ -57,7 +56,9 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
         temperature = _temperature(rewriter, rows, call, max_context)
         query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim)
     chunk_size = _chunk_size(bias, max_context)
-    if chunk_size:
+    if chunk_size is None:
+        seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
+    else:
         seqlens_k, total = rows.seqlens_in_chunk(chunk_size), rows.total_in_chunk(chunk_size)
         rewriter.model.metadata_props["llama4.chunk_size"] = str(chunk_size)
         for cached in (past_key, past_value, *call.outputs[1:]):

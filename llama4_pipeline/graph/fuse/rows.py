@@ -1,6 +1,7 @@
 """Rows in order: what GroupQueryAttention needs to serve padded rows, computed once for all layers.
 
-The operator keeps each row of its cache without holes: row b holds its n_b real tokens at slots 0 .. n_b - 1. So new
+The operator keeps each row of its cache without holes: row b holds its n_b real tokens, in a chunked layer those of its
+current chunk, at slots 0 .. n_b - 1. So new
 tokens enter with the real ones of each row first, wherever its pads are, and logits leave in the caller's order. A pad
 behind the real tokens is written to a slot that the next token overwrites, and no real token sees it.
 """
@@ -114,22 +115,23 @@ class Rows:
             )
             return self._op("Min", [self.total_sequence_length, size])
 
-        return self._once("total_in_chunk", make)
+        return self._once(f"total_in_chunk.{chunk_size}", make)
 
     def seqlens_in_chunk(self, chunk_size: int) -> ir.Value:
         """`seqlens_k` of a cache that begins anew with each chunk, int32 [B].
 
         Chunks count the caller's slots from a row's first real token, holes included, as transformers does. The new
-        tokens of a row must lie in one chunk: Gather refuses those that leave it.
+        tokens of a row must lie in one chunk: on the CPU, Gather refuses those that leave it.
         """
 
         def make() -> ir.Value:
             op, ints = self._op, self._rewriter.ints
             past = op("Sub", [self.total, self.new])
-            first = op("ArgMax", [self._mask], {"axis": 1, "keepdims": 1})
+            before = op("CumSum", [self._mask, ints(1)], {"exclusive": 1})  # CUDA has no ArgMax of integers
+            led = op("Cast", [op("Equal", [before, ints(0)])], {"to": ir.DataType.INT64})
+            first = op("Sub", [op("ReduceSum", [led, ints(1)]), ints(1)])
             begun = op("Max", [op("Sub", [past, first]), ints(0)])
             inside = op("Mod", [begun, ints(chunk_size)])  # slots of the chunk before the new ones, [B, 1]
-            before = op("CumSum", [self._mask, ints(1)], {"exclusive": 1})
             earlier = op("GatherElements", [before, op("Sub", [past, inside])], {"axis": 1})
             holes = op("Sub", [inside, op("Sub", [self.cached, earlier])])
             places = self._rewriter.constant(f"chunk.places.{chunk_size}", ir.tensor(np.arange(chunk_size)))
@@ -138,7 +140,7 @@ class Rows:
             flat = op("Squeeze", [op("Sub", [last, holes]), ints(1)])
             return op("Cast", [flat], {"to": ir.DataType.INT32})
 
-        return self._once("seqlens_in_chunk", make)
+        return self._once(f"seqlens_in_chunk.{chunk_size}", make)
 
     @property
     def _counting(self) -> ir.Value:

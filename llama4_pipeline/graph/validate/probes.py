@@ -21,7 +21,7 @@ LOGITS = "logits"
 _LOSSY_OPERATORS = frozenset(
     {"MatMulNBits", "QMoE", "GatherBlockQuantized", "MatMulInteger", "DequantizeLinear"}
 )
-_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
+_NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class GraphFacts:
 
     Attributes:
         form: `fused` has operators of com.microsoft, `portable` has none.
-        precision: `float32`, `float16`, or `quantized` (any weight in fewer than 16 bits).
+        precision: `float32`, `float16`, or `quantized` (any weight, or the cache, in fewer than 16 bits).
         opset: Version of the standard operators.
         max_context: Tokens that it can hold, from its metadata; None when it does not say.
         chunk_size: Tokens that the cache of a chunked layer can hold; `UNLIMITED` where they hold the whole context.
@@ -148,7 +148,8 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
     operators = {node.op_type for node in model.graph.node}
     types = {weight.data_type for weight in model.graph.initializer}
     precision = "float32"
-    if operators & _LOSSY_OPERATORS:
+    inputs = {value.type.tensor_type.elem_type for value in model.graph.input}
+    if operators & _LOSSY_OPERATORS or onnx.TensorProto.INT8 in inputs:
         precision = "quantized"
     elif onnx.TensorProto.FLOAT16 in types:
         precision = "float16"

@@ -36,15 +36,18 @@ def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> No
 
 
 @pytest.mark.parametrize(("max_context", "lengths"), [(16, 1), (17, 2)])
-def test_one_kind_of_cache_where_the_context_never_leaves_the_first_chunk(
+def test_a_cache_of_one_chunk_only_where_the_context_leaves_the_first(
     checkpoint: Checkpoint, tmp_path: Path, max_context: int, lengths: int
 ) -> None:
     export_graph(checkpoint, tmp_path / "portable", max_context=max_context)
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
 
-    attention = [n for n in load_graph(tmp_path / "fused").graph if n.op_type == "GroupQueryAttention"]
+    model = load_graph(tmp_path / "fused")
+    attention = [n for n in model.graph if n.op_type == "GroupQueryAttention"]
 
     assert len({node.inputs[5] for node in attention}) == lengths
+    assert len({str(node.inputs[3].shape[2]) for node in attention}) == lengths
+    assert ("llama4.chunk_size" in model.metadata_props) == (lengths == 2)
     assert all(len(node.inputs) == 7 for node in attention)
 
 

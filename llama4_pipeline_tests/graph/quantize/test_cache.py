@@ -10,12 +10,13 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize.cache import quantize_cache
 from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.validate import validate_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.ort import OrtDecoder
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 VOCAB = 131
-CALIBRATION = Calibration(tuple(np.random.default_rng(seed).integers(0, VOCAB, 16) for seed in range(256)))
+CALIBRATION = Calibration(tuple(np.random.default_rng(seed).integers(0, VOCAB, 40) for seed in range(100)))
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,14 @@ def test_decode_is_close_on_a_quarter_of_the_memory(fused_graph: Path, tmp_path:
         difference = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
         assert 0 < difference < 0.05
     assert decoders[0].cache_bytes() == 4 * decoders[1].cache_bytes()
+
+
+def test_it_is_validated_as_a_quantised_graph(fused_graph: Path, tmp_path: Path):
+    quantize_cache(fused_graph, tmp_path, CALIBRATION)
+    checkpoint = Checkpoint.open(fused_graph / "checkpoint")
+    report = validate_graph(checkpoint, tmp_path, lengths=[9, 40], batches=[1, 2], greedy_tokens=0)
+    assert report.precision == "quantized"
+    assert report.passed
 
 
 def test_weights_are_shared(fused_graph: Path, tmp_path: Path):
