@@ -238,7 +238,10 @@ def _cache_tensors(session: Any, graph: Path, max_context: int, chunk_size: int)
         if not isinstance(heads, int) or not isinstance(head_dim, int):
             raise InputError(f"{graph}: {value.name} has no fixed heads and head size; export it again")
         present = value.name.replace("past_key_values.", "present.")
-        limit = chunk_size if value.shape[2] == "chunk" else max_context
+        chunked = value.shape[2] == "chunk"
+        if chunked and chunk_size == UNLIMITED:
+            raise InputError(f"{graph}: {value.name} holds a chunk of unknown size; export it again")
+        limit = chunk_size if chunked else max_context
         tensors.append(CacheTensor(value.name, present, heads, head_dim, limit, _CACHE_DTYPES[value.type]))
     if not tensors:
         raise InputError(f"{graph}: the graph has no key-value cache inputs; export it with its cache")

@@ -186,6 +186,15 @@ def test_a_graph_without_limit_and_without_logits_to_keep(portable_graph, refere
     )
 
 
+def test_chunks_of_unknown_size_are_refused(fused_graph, tmp_path):
+    shutil.copytree(fused_graph, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="holds a chunk of unknown size; export it again"):
+        OrtDecoder(tmp_path, threads=1)
+
+
 def test_a_directory_without_graph_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.onnx does not exist"):
         OrtDecoder(tmp_path)
