@@ -46,8 +46,12 @@ class CacheTensor:
 class KeyValueCache(Protocol):
     """What `OrtDecoder` needs of a cache."""
 
-    def reserve(self, batch: int, tokens: int) -> None:
-        """Makes room for `tokens` tokens in each of `batch` rows; keeps what is cached."""
+    def reserve(self, batch: int, tokens: int) -> int:
+        """Makes room for `tokens` tokens in each of `batch` rows; keeps what is cached.
+
+        Returns:
+            The slots that a row has, in the layer that has most.
+        """
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:
         """Binds past and present for the next run: of the whole batch, or of one row."""
@@ -77,10 +81,14 @@ class SharedBuffers:
         self._batch = 0
         self._capacity = 0
         self._bound: tuple[int, int, int | None] | None = None
+        self._most_slots = max(tensor.limit for tensor in tensors)
 
-    def reserve(self, batch: int, tokens: int) -> None:
-        if batch == self._batch and tokens <= self._capacity:
-            return
+    def reserve(self, batch: int, tokens: int) -> int:
+        if batch != self._batch or tokens > self._capacity:
+            self._grow(batch, tokens)
+        return min(self._capacity, self._most_slots)
+
+    def _grow(self, batch: int, tokens: int) -> None:
         kept = self._capacity if batch == self._batch else 0
         capacity = max(tokens, 2 * kept, _FIRST_CAPACITY)
         if not kept:
@@ -126,15 +134,15 @@ class ReboundTensors:
         self._device = device
         self._values: list[Any] = []
 
-    def reserve(self, batch: int, tokens: int) -> None:
-        if self._values:
-            return
-        self._values = [
-            ort.OrtValue.ortvalue_from_numpy(
-                np.zeros((batch, tensor.kv_heads, 0, tensor.head_dim), dtype=tensor.dtype), self._device
-            )
-            for tensor in self._tensors
-        ]
+    def reserve(self, batch: int, tokens: int) -> int:
+        if not self._values:
+            self._values = [
+                ort.OrtValue.ortvalue_from_numpy(
+                    np.zeros((batch, tensor.kv_heads, 0, tensor.head_dim), dtype=tensor.dtype), self._device
+                )
+                for tensor in self._tensors
+            ]
+        return tokens
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:
         if row is not None:

@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 MAX_CONTEXT_KEY = "llama4.max_context"
 # Tokens that the CPU reads at once: a longer prompt goes in parts, no slower, and its activations take less memory.
 _LONGEST_RUN = 256
+# A long cache makes the parts shorter: each head holds a score for every new token and slot of the cache, in all rows.
+_MOST_SCORES = 256 * 2048
+_SHORTEST_RUN = 32
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
@@ -58,7 +61,6 @@ class OrtDecoder:
     ) -> None:
         self._session = open_session(graph, threads, device, profile)
         self._device = device
-        self._longest_run = _LONGEST_RUN if device == "cpu" else UNLIMITED
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
             _require_single_provider(self._session, _PROVIDERS[device])
@@ -94,11 +96,12 @@ class OrtDecoder:
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
         batch, new = input_ids.shape
-        self._cache.reserve(batch, mask.shape[1])
+        slots = self._cache.reserve(batch, mask.shape[1])
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        by_row = self._fused and need_cutting(mask, new, self._longest_run, self._chunk_size)
-        run = self._run_by_row if by_row else self._run
-        logits = run(input_ids, mask, kept)
+        if self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
+            logits = self._run_by_row(input_ids, mask, kept, self._longest_run(slots))
+        else:
+            logits = self._run(input_ids, mask, kept)
         self.mask = mask
         return logits
 
@@ -133,13 +136,19 @@ class OrtDecoder:
         self._cache.collect(self._binding)
         return logits[:, width - kept :].astype(np.float32, copy=False)
 
-    def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int) -> np.ndarray:
+    def _longest_run(self, slots: int) -> int:
+        """Most new tokens of a row in one run, where the caches of all its rows have `slots` slots."""
+        if self._device != "cpu":
+            return UNLIMITED
+        return max(min(_LONGEST_RUN, _MOST_SCORES // slots), _SHORTEST_RUN)
+
+    def _run_by_row(self, input_ids: np.ndarray, mask: np.ndarray, kept: int, longest_run: int) -> np.ndarray:
         """Feeds the runs of each row by themselves (`runs.py`)."""
         batch, new = input_ids.shape
         past = mask.shape[1] - new
         logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
         for row in range(batch):
-            for begin, end in cut(mask[row], new, self._longest_run, self._chunk_size):
+            for begin, end in cut(mask[row], new, longest_run, self._chunk_size):
                 wanted = max(end - max(begin, new - kept), 1)
                 part = self._run(
                     input_ids[row : row + 1, begin:end], mask[row : row + 1, : past + end], wanted, row

@@ -9,6 +9,7 @@ import pytest
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.runtime import ort
 from llama4_pipeline.runtime.ort import OrtDecoder
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
@@ -97,6 +98,22 @@ def test_buffers_grow_when_they_are_full(fused_graph, reference):
         sizes.add(decoder.cache_bytes())
     bytes_per_token = 2 * 2 * 16 * 4 * 2  # rows, KV heads, head size, float32, key and value
     assert sizes == {bytes_per_token * (3 * CHUNK + capacity) for capacity in (256, 512, 600)}
+
+
+def test_a_long_cache_shortens_the_parts_of_a_prompt(tmp_path, monkeypatch):
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", attention_chunk_size=600))
+    export_in_one_stream(checkpoint, tmp_path / "graph", form="fused", precision="fp32", max_context=600)
+    ids = np.random.default_rng(3).integers(0, VOCAB, (1, 290))
+    whole = OrtDecoder(tmp_path / "graph", threads=1).forward(ids)
+    monkeypatch.setattr(ort, "_MOST_SCORES", 64 * 256)
+    decoder, widths = OrtDecoder(tmp_path / "graph", threads=1), []
+    run = decoder._run
+    monkeypatch.setattr(decoder, "_run", lambda ids, *rest: widths.append(ids.shape[1]) or run(ids, *rest))
+
+    logits = [decoder.forward(ids[:, begin:end]) for begin, end in ((0, 130), (130, 140), (140, 290))]
+
+    np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, atol=TOLERANCE)
+    assert widths == [64, 64, 2, 10, 32, 32, 32, 32, 22]  # the third call has 512 slots in place of 256
 
 
 def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):

@@ -2,10 +2,13 @@
 
 RotaryEmbedding and BranchwiseRMSNorm stand before it. GroupQueryAttention can rotate too, but reads a prompt's
 positions as a count from the first, and then refuses head sizes that are no multiple of 16; it can norm query and key
-too, but not on a CPU.
+too, but not on a CPU. Queries come scaled: where its own scale is 1, a CPU has a kernel for one query that needs no
+packed copy of the keys.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 """
+
+import math
 
 import numpy as np
 import onnx_ir as ir
@@ -43,6 +46,7 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
     assert past_key is not None and past_key.shape is not None
     head_dim = past_key.shape[3]
     assert isinstance(head_dim, int)
+    scale = call.attributes["scale"].as_float()
     nodes = tape.Tape()
     if head_dim % _HEAD_MULTIPLE:
         raise InputError(
@@ -50,11 +54,12 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
             "use the portable form"
         )
     if "Rotary" in call.op_type:
-        angles = _angle_table(rewriter, call, max_context)
-        query, key, value = _rotated(rewriter, rows, nodes, call, heads, kv_heads, head_dim, angles)
+        query, key, value = _rotated(
+            rewriter, rows, nodes, call, heads, kv_heads, head_dim, scale, max_context
+        )
     else:
-        temperature = _temperature(rewriter, rows, call, max_context)
-        query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim)
+        temperature = _temperature(rewriter, rows, call, scale, max_context)
+        query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim, scale)
     chunk_size = _chunk_size(bias, max_context)
     if chunk_size is None:
         seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
@@ -70,7 +75,7 @@ def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> No
         {
             "num_heads": heads,
             "kv_num_heads": kv_heads,
-            "scale": call.attributes["scale"].as_float(),
+            "scale": 1.0,
         },
         domain=MICROSOFT,
         num_outputs=3,
@@ -86,9 +91,15 @@ def _rotated(
     heads: int,
     kv_heads: int,
     head_dim: int,
-    angles: tuple[ir.Value, ir.Value],
+    scale: float,
+    max_context: int,
 ) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
-    """Query, key, value of a RoPE layer: query and key are turned, and normed, as one."""
+    """Query, key, value of a RoPE layer: query and key are turned, and normed, as one.
+
+    The norm's weights scale the queries. Without a norm the angles scale queries and keys, each by the scale's root.
+    """
+    normed = call.op_type == "NormalizedRotaryAttention"
+    angles = _angle_table(rewriter, call, max_context, 1.0 if normed else math.sqrt(scale))
     width, kv_width, turned_heads = heads * head_dim, kv_heads * head_dim, heads + kv_heads
     both, value = nodes.op_multi_out(
         "Split", [call.inputs[0], rewriter.ints(width + kv_width, kv_width)], {"axis": -1}, num_outputs=2
@@ -99,12 +110,12 @@ def _rotated(
         {"interleaved": 1, "num_heads": turned_heads},
         domain=MICROSOFT,
     )
-    if call.op_type == "NormalizedRotaryAttention":
-        ones = rewriter.constant(f"ones.{head_dim}", ir.tensor(np.ones(head_dim, np.float32)))
+    if normed:
+        weights = np.repeat(np.array([scale, 1], np.float32), (width, kv_width))
         epsilon = call.attributes["epsilon"].as_float()
         turned = nodes.op(
             "BranchwiseRMSNorm",
-            [turned, ones],
+            [turned, rewriter.constant(f"query_key_norm.{heads}.{kv_heads}", ir.tensor(weights))],
             {"num_branches": turned_heads, "epsilon": epsilon},
             domain=MICROSOFT,
         )
@@ -122,25 +133,29 @@ def _plain(
     heads: int,
     kv_heads: int,
     head_dim: int,
+    scale: float,
 ) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
     """Query, key, value of a NoPE layer; packed into the first alone where there is no temperature."""
-    qkv = call.inputs[0]
+    qkv, width, kv_width = call.inputs[0], heads * head_dim, kv_heads * head_dim
     if temperature is None:
-        return qkv, None, None
-    width, kv_width = heads * head_dim, kv_heads * head_dim
+        factors = np.repeat(np.array([scale, 1], np.float32), (width, 2 * kv_width))
+        factor = rewriter.constant(f"query_scale.{heads}.{kv_heads}", ir.tensor(factors))
+        return nodes.op("Mul", [qkv, factor]), None, None
     widths = rewriter.ints(width, kv_width, kv_width)
     query, key, value = nodes.op_multi_out("Split", [qkv, widths], {"axis": -1}, num_outputs=3)
     return nodes.op("Mul", [query, temperature]), key, value
 
 
-def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[ir.Value, ir.Value]:
-    """Cosine and sine of every position below `max_context`, float32 [max_context, D / 2]."""
+def _angle_table(
+    rewriter: Rewriter, call: ir.Node, max_context: int, factor: float
+) -> tuple[ir.Value, ir.Value]:
+    """Cosine and sine of every position below `max_context` times `factor`, float32 [max_context, D / 2]."""
     cos = call.inputs[4]
     assert cos is not None
     angles = cos.producer()
     assert angles is not None and angles.inputs[1] is not None and angles.inputs[1].const_value is not None
     frequencies = angles.inputs[1].const_value.numpy().astype(np.float32)
-    scaling = angles.attributes["scaling"].as_float()
+    scaling = angles.attributes["scaling"].as_float() * factor
 
     def table(function: np.ufunc) -> ir.TensorProtocol:
         positions = np.arange(max_context, dtype=np.float32)[:, None]
@@ -150,8 +165,10 @@ def _angle_table(rewriter: Rewriter, call: ir.Node, max_context: int) -> tuple[i
     return rewriter.constant("rotary.cos", table(np.cos)), rewriter.constant("rotary.sin", table(np.sin))
 
 
-def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> ir.Value | None:
-    """Scale of each query, float32 [B, S, 1], looked up by its slot; None where every slot's is 1."""
+def _temperature(
+    rewriter: Rewriter, rows: Rows, call: ir.Node, scale: float, max_context: int
+) -> ir.Value | None:
+    """`scale` times each query's temperature, float32 [B, S, 1], by its slot; None where every temperature is 1."""
     if call.op_type != "TemperedAttention":
         return None
     source = call.inputs[4]
@@ -168,7 +185,7 @@ def _temperature(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int
     def make() -> ir.Value:
         steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
         curve = np.log(steps + 1) * np.float32(attn_scale) + 1
-        table = rewriter.constant("attention.temperature", ir.tensor(curve.astype(np.float32)))
+        table = rewriter.constant("attention.temperature", ir.tensor((curve * scale).astype(np.float32)))
         scales = rewriter.preamble.op("Gather", [table, rows.query_slots])
         return rewriter.preamble.op("Unsqueeze", [scales, rewriter.ints(2)])
 

@@ -33,6 +33,23 @@ def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> No
     logits = Session(tmp_path / "fused").in_pieces(ids, mask, [16, 7, 1, 8, 8])
 
     assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4, name
+    graph = load_graph(tmp_path / "fused").graph
+    scales = {n.attributes["scale"].as_float() for n in graph if n.op_type == "GroupQueryAttention"}
+    assert scales == {1.0}  # another one costs a decode step the kernel for one query
+
+
+def test_both_of_the_attention_kernels(
+    checkpoint: Checkpoint, fused_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids, mask = random_ids(checkpoint, 1, 40), np.ones((1, 40), np.int64)
+    logits = []
+    for plain in ("0", "1"):
+        monkeypatch.setenv("ORT_GQA_DISABLE_FLASH_ATTENTION", plain)
+        logits.append(Session(fused_graph).in_pieces(ids, mask, [16, 7, 1, 8, 8]))
+
+    for each in logits:
+        assert relative_error(each, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+    assert not np.array_equal(*logits)  # else this ONNX Runtime does not know the variable
 
 
 @pytest.mark.parametrize(("max_context", "lengths"), [(16, 1), (17, 2)])

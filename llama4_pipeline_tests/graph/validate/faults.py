@@ -249,7 +249,7 @@ def _softmax_weight(model: onnx.ModelProto, layer: int) -> None:
 
 
 def _lose_fused_scale(model: onnx.ModelProto, layer: int) -> None:
-    _set_attribute(_node(model, layer, ("GroupQueryAttention",)), "scale", 1.0)
+    _set_attribute(_node(model, layer, ("GroupQueryAttention",)), "scale", 4.0)  # undoes that of the queries
 
 
 def _lose_chunks(model: onnx.ModelProto, layer: int) -> None:
