@@ -78,7 +78,11 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 # Without experts that a token can change, attention is most of what shows.
 DENSE_PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
-        "int8": PRESETS["int8"],
+        "int8": replace(
+            PRESETS["int8"],
+            qkv=Scheme(bits=8, block_size=16, symmetric=True),
+            attention_output=Scheme(bits=8, block_size=16, symmetric=True),
+        ),
         "int4": replace(
             PRESETS["int4"],
             qkv=Scheme(bits=4, block_size=64, symmetric=True),
