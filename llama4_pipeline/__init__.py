@@ -6,7 +6,7 @@ import os
 # Its own default waits out whole time slices as soon as another process uses a core: training the embedded model on two
 # cores then made 0.1 steps a second instead of 1.7. With this it makes 0.7, and 1.7 still on idle cores.
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-# ONNX Runtime's tiled attention on the CPU, asked about when a session opens. Against its plain kernel, a step after
-# 2,048 tokens takes two to three times as long there, a prompt in parts of 256 up to 1.4 times; it saves memory,
-# which the decoder bounds by shorter parts.
+# ONNX Runtime's tiled attention on the CPU, asked about when a session opens, takes twice as long as its plain kernel
+# for a step after 2,048 tokens, and 1.1 to 2 times for a prompt in parts of 256 (docs/performance.md). It saves memory,
+# which the decoder does by shorter parts.
 os.environ.setdefault("ORT_GQA_DISABLE_FLASH_ATTENTION", "1")

@@ -16,12 +16,14 @@ class Entry:
     Attributes:
         engine: a name in `runtime.engines.ENGINES`.
         precision: as `llama4-pipeline export`, `gguf` or, for a checkpoint, `bench --dtype` takes it.
-        interleaved: measured in every round; slow ones in the first only.
+        interleaved: measured in every round; what takes minutes to open in the first only.
+        slow: takes a good part of a second for a token on the CPU, where it gets less to do.
     """
 
     engine: str
     precision: str
     interleaved: bool = False
+    slow: bool = False
 
     @property
     def key(self) -> str:
@@ -57,11 +59,11 @@ _CPU = (
     Entry("llama.cpp", "q4_0", interleaved=True),
     Entry("onnxruntime", "int8", interleaved=True),
     Entry("llama.cpp", "q8_0", interleaved=True),
-    Entry("onnxruntime", "fp32"),
-    Entry("pytorch", "bfloat16"),
-    Entry("pytorch", "float32"),
-    Entry("torch-compile", "bfloat16"),
-    Entry("torch-compile", "float32"),
+    Entry("onnxruntime", "fp32", slow=True),
+    Entry("pytorch", "bfloat16", interleaved=True, slow=True),
+    Entry("pytorch", "float32", interleaved=True, slow=True),
+    Entry("torch-compile", "bfloat16", slow=True),
+    Entry("torch-compile", "float32", slow=True),
 )
 _DENSE = _CPU[:6]  # what PyTorch is held against is `mini`
 _CUDA = (
@@ -102,5 +104,5 @@ def find_models(names: tuple[str, ...], device: str) -> list[Model]:
 
 def plan_of(model: Model, entry: Entry, device: str) -> Plan:
     """How much of a row is measured: engines that take seconds for a token on the CPU get less."""
-    slow = device == "cpu" and not entry.interleaved
-    return _QUICK_PLAN if slow and model.plan == Plan() else model.plan
+    less = device == "cpu" and entry.slow and model.plan == Plan()
+    return _QUICK_PLAN if less else model.plan

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -46,6 +47,10 @@ class Row(BaseModel):
     unavailable: str | None = None
     runs: list[Run] = []
     quality: Quality | None = None
+
+    def first(self, rounds: int) -> Self:
+        """As if no more rounds had been measured."""
+        return self.model_copy(update={"runs": self.runs[:rounds]})
 
     def median(self, figure: Callable[[Run], float | None]) -> float | None:
         """Of a figure over the runs; None where it was not measured."""

@@ -54,12 +54,10 @@ def _on_cpu(model: ModelRecord) -> Iterator[Target]:
         return
     yield from _against_llamacpp(model.title, "INT4", int4, "Q4_0", model.row("llama.cpp q4_0"), 1.0)
     yield from _against_llamacpp(model.title, "INT8", int8, "Q8_0", model.row("llama.cpp q8_0"), 1.1)
-    decoded, pytorch = _best_of_pytorch(model, lambda row: row.decode(_SHORT))
-    value = _ratio(int4 and int4.decode(_SHORT), decoded)
+    value, pytorch = _times_pytorch(model, int4, lambda row: row.decode(_SHORT))
     yield Target(model.title, f"INT4 decode after {_SHORT}: times {pytorch}", value, 10.0)
     for tokens in _PREFILLS:
-        read, pytorch = _best_of_pytorch(model, lambda row, tokens=tokens: row.prefill(tokens))
-        value = _ratio(int4 and int4.prefill(tokens), read)
+        value, pytorch = _times_pytorch(model, int4, lambda row, tokens=tokens: row.prefill(tokens))
         yield Target(model.title, f"INT4 prefill of {tokens}: times {pytorch}", value, 2.0)
     load = int4 and int4.median(lambda run: run.load_seconds)
     yield Target(model.title, "INT4: seconds to load", load, 2.0, at_least=False)
@@ -72,11 +70,18 @@ def _on_cpu(model: ModelRecord) -> Iterator[Target]:
     )
 
 
-def _best_of_pytorch(model: ModelRecord, speed: Callable[[Row], float | None]) -> tuple[float | None, str]:
-    """The fastest of PyTorch's rows that ran, and what it is the best of."""
+def _times_pytorch(
+    model: ModelRecord, ours: Row | None, speed: Callable[[Row], float | None]
+) -> tuple[float | None, str]:
+    """Over the fastest of PyTorch's rows that ran, and what that is the best of.
+
+    A row that ran in the first round alone is held against that round, since a machine is faster at one time than at
+    another.
+    """
     rows = [row for key in _PYTORCH if (row := model.row(key))]
-    ran = {row.title: found for row in rows if (found := speed(row)) is not None}
-    return best(list(ran.values())), f"the best of {', '.join(ran)}" if ran else "the best of PyTorch"
+    times = {row.title: _ratio(ours and speed(ours.first(len(row.runs))), speed(row)) for row in rows}
+    ran = {title: value for title, value in times.items() if value is not None}
+    return (min(ran.values()), f"the best of {', '.join(ran)}") if ran else (None, "the best of PyTorch")
 
 
 def _against_llamacpp(

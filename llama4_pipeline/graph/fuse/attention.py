@@ -9,6 +9,8 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 """
 
 import math
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import onnx_ir as ir
@@ -40,70 +42,87 @@ def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     return len(calls)
 
 
-def _fuse(rewriter: Rewriter, rows: Rows, call: ir.Node, max_context: int) -> None:
-    _qkv, past_key, past_value, bias = call.inputs[:4]
-    heads, kv_heads = call.attributes["num_heads"].as_int(), call.attributes["kv_num_heads"].as_int()
-    assert past_key is not None and past_key.shape is not None
-    head_dim = past_key.shape[3]
-    assert isinstance(head_dim, int)
-    scale = call.attributes["scale"].as_float()
-    nodes = tape.Tape()
-    if head_dim % _HEAD_MULTIPLE:
-        raise InputError(
-            f"head_dim {head_dim}: ONNX Runtime's GroupQueryAttention takes multiples of {_HEAD_MULTIPLE}; "
-            "use the portable form"
-        )
-    if "Rotary" in call.op_type:
-        query, key, value = _rotated(
-            rewriter, rows, nodes, call, heads, kv_heads, head_dim, scale, max_context
-        )
-    else:
-        temperature = _temperature(rewriter, rows, call, scale, max_context)
-        query, key, value = _plain(rewriter, nodes, call, temperature, heads, kv_heads, head_dim, scale)
+@dataclass(frozen=True)
+class _Call:
+    """An attention call, and what it says of its heads."""
+
+    node: ir.Node
+    heads: int
+    kv_heads: int
+    head_dim: int
+    scale: float
+
+    @classmethod
+    def of(cls, node: ir.Node) -> Self:
+        """Reads a call of one of `OPERATORS`.
+
+        Raises:
+            InputError: a head size that the kernel refuses.
+        """
+        past_key = node.inputs[1]
+        assert past_key is not None and past_key.shape is not None
+        head_dim = past_key.shape[3]
+        assert isinstance(head_dim, int)
+        if head_dim % _HEAD_MULTIPLE:
+            raise InputError(
+                f"head_dim {head_dim}: ONNX Runtime's GroupQueryAttention takes multiples of {_HEAD_MULTIPLE}; "
+                "use the portable form"
+            )
+        heads, kv_heads = node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()
+        return cls(node, heads, kv_heads, head_dim, node.attributes["scale"].as_float())
+
+    @property
+    def width(self) -> int:
+        """Of the queries of a token."""
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Of its keys, and of its values."""
+        return self.kv_heads * self.head_dim
+
+
+def _fuse(rewriter: Rewriter, rows: Rows, node: ir.Node, max_context: int) -> None:
+    call, nodes = _Call.of(node), tape.Tape()
+    past_key, past_value, bias = node.inputs[1:4]
+    make = _rotated if "Rotary" in node.op_type else _plain
+    query, key, value = make(rewriter, rows, nodes, call, max_context)
     chunk_size = _chunk_size(bias, max_context)
     if chunk_size is None:
         seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
     else:
         seqlens_k, total = rows.seqlens_in_chunk(chunk_size), rows.total_in_chunk(chunk_size)
         rewriter.model.metadata_props["llama4.chunk_size"] = str(chunk_size)
-        for cached in (past_key, past_value, *call.outputs[1:]):
+        for cached in (past_key, past_value, *node.outputs[1:]):
             assert cached is not None and cached.shape is not None
-            cached.shape = ir.Shape([*cached.shape[:2], "chunk", head_dim])
+            cached.shape = ir.Shape([*cached.shape[:2], "chunk", call.head_dim])
     outputs = nodes.op_multi_out(
         "GroupQueryAttention",
         [query, key, value, past_key, past_value, seqlens_k, total],
-        {
-            "num_heads": heads,
-            "kv_num_heads": kv_heads,
-            "scale": 1.0,
-        },
+        {"num_heads": call.heads, "kv_num_heads": call.kv_heads, "scale": 1.0},
         domain=MICROSOFT,
         num_outputs=3,
     )
-    rewriter.replace(call, nodes, outputs)
+    rewriter.replace(node, nodes, outputs)
 
 
 def _rotated(
-    rewriter: Rewriter,
-    rows: Rows,
-    nodes: tape.Tape,
-    call: ir.Node,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    scale: float,
-    max_context: int,
+    rewriter: Rewriter, rows: Rows, nodes: tape.Tape, call: _Call, max_context: int
 ) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
     """Query, key, value of a RoPE layer: query and key are turned, and normed, as one.
 
-    The norm's weights scale the queries. Without a norm the angles scale queries and keys, each by the scale's root.
+    Both are scaled by the scale's root: by the norm's weights, or by the angles where there is no norm. With weights of
+    their own for each head, the norm would take twenty times as long.
     """
-    normed = call.op_type == "NormalizedRotaryAttention"
-    angles = _angle_table(rewriter, call, max_context, 1.0 if normed else math.sqrt(scale))
-    width, kv_width, turned_heads = heads * head_dim, kv_heads * head_dim, heads + kv_heads
+    normed, root = call.node.op_type == "NormalizedRotaryAttention", math.sqrt(call.scale)
+    width, kv_width, turned_heads = call.width, call.kv_width, call.heads + call.kv_heads
     both, value = nodes.op_multi_out(
-        "Split", [call.inputs[0], rewriter.ints(width + kv_width, kv_width)], {"axis": -1}, num_outputs=2
+        "Split",
+        [call.node.inputs[0], rewriter.ints(width + kv_width, kv_width)],
+        {"axis": -1},
+        num_outputs=2,
     )
+    angles = _angle_table(rewriter, call.node, max_context, 1.0 if normed else root)
     turned = nodes.op(
         "RotaryEmbedding",
         [both, rows.in_order("position_ids"), *angles],
@@ -111,11 +130,12 @@ def _rotated(
         domain=MICROSOFT,
     )
     if normed:
-        weights = np.repeat(np.array([scale, 1], np.float32), (width, kv_width))
-        epsilon = call.attributes["epsilon"].as_float()
+        roots = ir.tensor(np.full(call.head_dim, root, np.float32))
+        weights = rewriter.constant(f"query_key_norm.{call.head_dim}", roots)
+        epsilon = call.node.attributes["epsilon"].as_float()
         turned = nodes.op(
             "BranchwiseRMSNorm",
-            [turned, rewriter.constant(f"query_key_norm.{heads}.{kv_heads}", ir.tensor(weights))],
+            [turned, weights],
             {"num_branches": turned_heads, "epsilon": epsilon},
             domain=MICROSOFT,
         )
@@ -126,20 +146,14 @@ def _rotated(
 
 
 def _plain(
-    rewriter: Rewriter,
-    nodes: tape.Tape,
-    call: ir.Node,
-    temperature: ir.Value | None,
-    heads: int,
-    kv_heads: int,
-    head_dim: int,
-    scale: float,
+    rewriter: Rewriter, rows: Rows, nodes: tape.Tape, call: _Call, max_context: int
 ) -> tuple[ir.Value | None, ir.Value | None, ir.Value | None]:
     """Query, key, value of a NoPE layer; packed into the first alone where there is no temperature."""
-    qkv, width, kv_width = call.inputs[0], heads * head_dim, kv_heads * head_dim
+    qkv, width, kv_width = call.node.inputs[0], call.width, call.kv_width
+    temperature = _temperature(rewriter, rows, call, max_context)
     if temperature is None:
-        factors = np.repeat(np.array([scale, 1], np.float32), (width, 2 * kv_width))
-        factor = rewriter.constant(f"query_scale.{heads}.{kv_heads}", ir.tensor(factors))
+        factors = np.repeat(np.array([call.scale, 1], np.float32), (width, 2 * kv_width))
+        factor = rewriter.constant(f"query_scale.{width}.{kv_width}", ir.tensor(factors))
         return nodes.op("Mul", [qkv, factor]), None, None
     widths = rewriter.ints(width, kv_width, kv_width)
     query, key, value = nodes.op_multi_out("Split", [qkv, widths], {"axis": -1}, num_outputs=3)
@@ -165,13 +179,11 @@ def _angle_table(
     return rewriter.constant("rotary.cos", table(np.cos)), rewriter.constant("rotary.sin", table(np.sin))
 
 
-def _temperature(
-    rewriter: Rewriter, rows: Rows, call: ir.Node, scale: float, max_context: int
-) -> ir.Value | None:
-    """`scale` times each query's temperature, float32 [B, S, 1], by its slot; None where every temperature is 1."""
-    if call.op_type != "TemperedAttention":
+def _temperature(rewriter: Rewriter, rows: Rows, call: _Call, max_context: int) -> ir.Value | None:
+    """The scale times each query's temperature, float32 [B, S, 1], by its slot; None where every temperature is 1."""
+    if call.node.op_type != "TemperedAttention":
         return None
-    source = call.inputs[4]
+    source = call.node.inputs[4]
     assert source is not None
     node = source.producer()
     assert node is not None
@@ -185,7 +197,7 @@ def _temperature(
     def make() -> ir.Value:
         steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
         curve = np.log(steps + 1) * np.float32(attn_scale) + 1
-        table = rewriter.constant("attention.temperature", ir.tensor((curve * scale).astype(np.float32)))
+        table = rewriter.constant("attention.temperature", ir.tensor((curve * call.scale).astype(np.float32)))
         scales = rewriter.preamble.op("Gather", [table, rows.query_slots])
         return rewriter.preamble.op("Unsqueeze", [scales, rewriter.ints(2)])
 

@@ -36,6 +36,8 @@ def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> No
     graph = load_graph(tmp_path / "fused").graph
     scales = {n.attributes["scale"].as_float() for n in graph if n.op_type == "GroupQueryAttention"}
     assert scales == {1.0}  # another one costs a decode step the kernel for one query
+    norms = [n.inputs[1].const_value.shape.numpy() for n in graph if n.op_type == "BranchwiseRMSNorm"]
+    assert all(shape == (checkpoint.architecture.head_dim,) for shape in norms)  # slow with weights by head
 
 
 def test_both_of_the_attention_kernels(
