@@ -103,6 +103,6 @@ def find_models(names: tuple[str, ...], device: str) -> list[Model]:
 
 
 def plan_of(model: Model, entry: Entry, device: str) -> Plan:
-    """How much of a row is measured: engines that take seconds for a token on the CPU get less."""
+    """How much of a row is measured: slow rows get less on the CPU."""
     less = device == "cpu" and entry.slow and model.plan == Plan()
     return _QUICK_PLAN if less else model.plan

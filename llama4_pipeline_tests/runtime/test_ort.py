@@ -1,6 +1,9 @@
 """ONNX Runtime against transformers: every way to feed tokens, both forms of the graph."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -16,6 +19,7 @@ from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 VOCAB = 131
 CHUNK = 16  # of three layers; one sees the whole context
 TOLERANCE = 5e-5
+ATTENTION_KERNEL = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 ONE = None  # a mask of ones
 
 
@@ -114,6 +118,16 @@ def test_a_long_cache_shortens_the_parts_of_a_prompt(tmp_path, monkeypatch):
 
     np.testing.assert_allclose(np.concatenate(logits, axis=1), whole, atol=TOLERANCE)
     assert widths == [64, 64, 2, 10, 32, 32, 32, 32, 22]  # the third call has 512 slots in place of 256
+
+
+@pytest.mark.parametrize(("chosen", "found"), [({}, "1"), ({ATTENTION_KERNEL: "0"}, "0")])
+def test_the_plain_attention_kernel_is_asked_for_unless_the_caller_chose(chosen, found):
+    others = {name: value for name, value in os.environ.items() if name != ATTENTION_KERNEL}
+    words = f"import llama4_pipeline, os; print(os.environ[{ATTENTION_KERNEL!r}])"
+    answer = subprocess.run(
+        [sys.executable, "-c", words], env=others | chosen, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == found
 
 
 def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):

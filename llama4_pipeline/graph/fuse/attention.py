@@ -112,7 +112,7 @@ def _rotated(
     """Query, key, value of a RoPE layer: query and key are turned, and normed, as one.
 
     Both are scaled by the scale's root: by the norm's weights, or by the angles where there is no norm. With weights of
-    their own for each head, the norm would take twenty times as long.
+    their own for each head, the norm by itself takes twenty times as long for a token and five times for a prompt.
     """
     normed, root = call.node.op_type == "NormalizedRotaryAttention", math.sqrt(call.scale)
     width, kv_width, turned_heads = call.width, call.kv_width, call.heads + call.kv_heads
