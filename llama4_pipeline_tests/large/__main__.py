@@ -8,8 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from llama4_pipeline_tests.large.cases import CASES, growth_faults
+from llama4_pipeline_tests.large.figures import Figures, LeftOut
 from llama4_pipeline_tests.large.page import write_page
-from llama4_pipeline_tests.large.run import Figures, LeftOut, run_case
+from llama4_pipeline_tests.large.run import run_case
 
 PAGE = Path(__file__).parents[2] / "docs" / "large-models.md"
 _logger = logging.getLogger("large")

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from llama4_pipeline.catalog import load_catalog
 from llama4_pipeline.units import format_number
-
-if TYPE_CHECKING:
-    from llama4_pipeline_tests.large.run import Figures
+from llama4_pipeline_tests.large.figures import Figures
 
 GIB = 1 << 30
 LIMIT_BYTES = 6 * GIB
@@ -84,11 +82,11 @@ class Case:
         }
         return ["llama4-pipeline", self.verb, *places[self.verb], *self.options]
 
-    def faults(self, figures: "Figures") -> list[str]:
+    def faults(self, figures: Figures) -> list[str]:
         """The bounds that were broken."""
         return [f"{self.name}: {fault}" for fault in (*self._slow(figures), *self._large(figures))]
 
-    def _slow(self, figures: "Figures") -> list[str]:
+    def _slow(self, figures: Figures) -> list[str]:
         found = []
         if self.seconds is not None and figures.seconds > self.seconds:
             found.append(f"{figures.seconds:.0f} s, at most {self.seconds:.0f} s allowed")
@@ -97,7 +95,7 @@ class Case:
             found.append(f"{_million(rate)} weights/s, at least {_million(self.weights_per_second)} wanted")
         return [fault + _busy(figures) for fault in found]
 
-    def _large(self, figures: "Figures") -> list[str]:
+    def _large(self, figures: Figures) -> list[str]:
         bounds = [("at the peak", figures.peak_bytes, self.peak_bytes)]
         if self.shards:  # what is written is read again once, for its hash in manifest.json
             through = figures.input_bytes + figures.output_bytes
@@ -187,7 +185,7 @@ CASES = (
 )
 
 
-def growth_faults(measured: Mapping[str, "Figures"]) -> list[str]:
+def growth_faults(measured: Mapping[str, Figures]) -> list[str]:
     """Whether time grows with the weights alone: CPU time per weight, without that of the graph, is that of one layer.
 
     Args:
@@ -210,7 +208,7 @@ def growth_faults(measured: Mapping[str, "Figures"]) -> list[str]:
     ]
 
 
-def _busy(figures: "Figures") -> str:
+def _busy(figures: Figures) -> str:
     if figures.load <= BUSY_LOAD:
         return ""
     return f"; the machine was busy: {figures.load:.1f} other runnable processes per core"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from llama4_pipeline.units import format_bytes, format_number
 from llama4_pipeline_tests.large.cases import BUSY_LOAD, GIB, LIMIT_BYTES, Case
-from llama4_pipeline_tests.large.run import Figures, LeftOut
+from llama4_pipeline_tests.large.figures import Figures, LeftOut
 
 _HEAD = f"""# Models larger than memory
 

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,58 +18,9 @@ from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline_tests.large.cases import CALIBRATION_FILE, GIB, Case
+from llama4_pipeline_tests.large.figures import Figures, LeftOut
 
 _PROGRAM = (sys.executable, "-m", "llama4_pipeline.cli")
-
-
-@dataclass(frozen=True)
-class Figures:
-    """What a command took.
-
-    Attributes:
-        parameters: of the model.
-        input_bytes: of the checkpoint's tensors.
-        output_bytes: of all files written, or of the graph that was validated.
-        seconds: wall time of the whole command.
-        cpu_seconds: of all its threads.
-        peak_bytes: largest resident set (ru_maxrss).
-        read_bytes: that it took from the system, from the disk or its cache; mapped files are not in it.
-        written_bytes: that it gave to the system.
-        load: runnable processes per core when it started, its own not among them.
-        date: when that was, YYYY-MM-DD.
-        machine: on which, in words.
-    """
-
-    parameters: int
-    input_bytes: int
-    output_bytes: int
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    read_bytes: int
-    written_bytes: int
-    load: float
-    date: str
-    machine: str
-
-
-@dataclass(frozen=True)
-class LeftOut:
-    """A command that the disk has no room for.
-
-    Attributes:
-        parameters: of the model.
-        needed_bytes: of disk.
-        free_bytes: that there were.
-        date: when that was, YYYY-MM-DD.
-        machine: on which, in words.
-    """
-
-    parameters: int
-    needed_bytes: int
-    free_bytes: int
-    date: str
-    machine: str
 
 
 def run_case(case: Case, scratch: Path) -> Figures | LeftOut:

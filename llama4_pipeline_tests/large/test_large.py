@@ -8,8 +8,9 @@ import pytest
 
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline_tests.large.cases import CASES, Case, growth_faults
+from llama4_pipeline_tests.large.figures import Figures, LeftOut
 from llama4_pipeline_tests.large.page import write_page
-from llama4_pipeline_tests.large.run import Figures, LeftOut, run_case
+from llama4_pipeline_tests.large.run import run_case
 
 BY_NAME = {case.name: case for case in CASES}
 STREAM, SHARDS = BY_NAME["Scout, 4 layers, INT4"], BY_NAME["Scout, 4 layers, shards on disk, INT4"]
