@@ -62,7 +62,8 @@ def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[s
 
     QMoE wants both of its weights in the same bits and blocks, without a partial block, and takes float16 scales
     whatever the graph's type; GatherBlockQuantized wants no partial block; MatMulNBits fills a partial block up, so it
-    gets one only where no block divides its width, and takes scales of the graph's type.
+    gets one where a kernel reads no more of them than of blocks that divide its width, and takes scales of the graph's
+    type.
 
     Args:
         weights: all weights of the graph.
@@ -74,16 +75,23 @@ def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[s
     fitted = {}
     for weight in weights:
         scheme = schemes[weight.name]
-        widths = [partner.inputs for partner in _same_operator(weight, weights)]
         if weight.layout is Layout.EXPERTS or weight.value.dtype is ir.DataType.FLOAT16:
             scheme = replace(scheme, scale_dtype="float16")
-        whole = scheme.fit(*widths)
-        if whole is None and weight.layout is not Layout.INPUTS_FIRST:
-            raise InputError(
-                f"{weight.name}: widths {sorted(set(widths))} are not all multiples of 16, the smallest block of "
-                "QMoE and GatherBlockQuantized: this model stays in float16"
-            )
-        fitted[weight.name] = whole or scheme
+        if all(node.op_type == "MatMul" for node in weight.users):
+            fitted[weight.name] = scheme.fit_filled_up(weight.inputs)
+        else:
+            fitted[weight.name] = _in_whole_blocks(weight, scheme, weights)
+    return fitted
+
+
+def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight]) -> Scheme:
+    widths = [partner.inputs for partner in _same_operator(weight, weights)]
+    fitted = scheme.fit(*widths)
+    if fitted is None:
+        raise InputError(
+            f"{weight.name}: widths {sorted(set(widths))} are not all multiples of 16, the smallest block of "
+            "QMoE and GatherBlockQuantized: this model stays in float16"
+        )
     return fitted
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+_BESIDE_CODES = 8  # bytes of each block's scale and sum, in the pack that a CPU's kernels make of a weight
+
 
 @dataclass(frozen=True)
 class Scheme:
@@ -50,10 +52,26 @@ class Scheme:
 
     def fit(self, *inputs: int) -> "Scheme | None":
         """This scheme with the largest block, at most its own, that divides all widths; None if 16 does not."""
-        for block in (size for size in (256, 128, 64, 32, 16) if size <= self.block_size):
-            if all(width % block == 0 for width in inputs):
-                return replace(self, block_size=block)
+        for scheme in self._from_own_block_down():
+            if all(width % scheme.block_size == 0 for width in inputs):
+                return scheme
         return None
+
+    def fit_filled_up(self, inputs: int) -> "Scheme":
+        """This scheme with the block, at most its own, of which a kernel reads least; the larger of two alike.
+
+        The last block of a row may be partial, and is stored and read whole.
+        """
+
+        def read_bytes(scheme: Scheme) -> int:
+            return scheme.blocks(inputs) * (scheme.block_size * scheme.bits // 8 + _BESIDE_CODES)
+
+        return min(self._from_own_block_down(), key=read_bytes)
+
+    def _from_own_block_down(self) -> "list[Scheme]":
+        return [
+            replace(self, block_size=block) for block in (256, 128, 64, 32, 16) if block <= self.block_size
+        ]
 
 
 @dataclass(frozen=True)

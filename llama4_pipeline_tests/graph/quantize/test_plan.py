@@ -18,11 +18,19 @@ def _weight(
     return Weight(value, layout, (node or ir.node("MatMul", []),))
 
 
-def test_matmul_takes_the_wished_block_or_one_that_divides() -> None:
-    wish = Scheme(4, 64, False)
-    weights = [_weight(str(k), Layout.INPUTS_FIRST, k, 8) for k in (128, 96, 72)]
-    schemes = plan_schemes(weights, {weight.name: wish for weight in weights})
-    assert [schemes[name].block_size for name in ("128", "96", "72")] == [64, 32, 64]  # 72: a partial block
+@pytest.mark.parametrize(
+    ("width", "wished", "block"),
+    [
+        (128, 64, 64),
+        (96, 64, 32),  # 72 bytes a row; two blocks of 64 have 80
+        (72, 64, 32),  # no block divides it
+        (576, 256, 128),  # 360 bytes, as blocks of 64 have, which divide it
+        (960, 256, 256),  # 544 bytes; blocks of 64, which divide it, have 600
+    ],
+)
+def test_matmul_takes_the_block_of_which_least_is_read(width: int, wished: int, block: int) -> None:
+    weight = _weight("w", Layout.INPUTS_FIRST, width, 8)
+    assert plan_schemes([weight], {"w": Scheme(4, wished, True)})["w"].block_size == block
 
 
 def test_experts_agree_on_block_and_take_float16_scales() -> None:
@@ -39,6 +47,6 @@ def test_scales_follow_the_type_of_the_graph() -> None:
 
 
 def test_table_without_a_block_is_refused() -> None:
-    weight = _weight("table", Layout.ROWS_FIRST, 10, 40)
+    weight = _weight("table", Layout.ROWS_FIRST, 10, 40, node=ir.node("Gather", []))
     with pytest.raises(InputError, match=r"table: widths \[40\] are not all multiples of 16"):
         plan_schemes([weight], {"table": Scheme(4, 32, False)})

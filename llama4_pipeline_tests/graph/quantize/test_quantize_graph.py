@@ -19,9 +19,15 @@ CALIBRATED = {name for name, method in METHODS.items() if method.needs_calibrati
 
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - CALIBRATED))
-@pytest.mark.parametrize(("precision", "error", "size"), [("int8", 0.03, 0.29), ("int4", 0.25, 0.17)])
+@pytest.mark.parametrize(
+    ("precision", "error", "size", "rounding"),
+    [
+        ("int8", 0.03, 0.29, 0.01),
+        ("int4", 0.25, 0.17, 0.11),
+    ],  # of 96 normal weights the largest is near 2.6 sigma
+)
 def test_every_large_weight_is_quantised(
-    tmp_path: Path, tied: bool, method: str, precision: Precision, error: float, size: float
+    tmp_path: Path, tied: bool, method: str, precision: Precision, error: float, size: float, rounding: float
 ) -> None:
     graph = Toy(tied=tied).write(tmp_path / "float")
     report = quantize_graph(graph, tmp_path / "out", precision=precision, method=method)
@@ -34,7 +40,7 @@ def test_every_large_weight_is_quantised(
     assert np.linalg.norm(difference) < error * np.linalg.norm(expected)
     assert report.bytes_after < size * report.bytes_before
     assert set(report.stayed_float) == {"model.norm.weight", "model.layers.0.feed_forward.router.weight"}
-    assert all(0 < share < 0.1 for tensor in report.tensors for share in tensor.relative_error)
+    assert all(0 < share < rounding for tensor in report.tensors for share in tensor.relative_error)
 
 
 @pytest.mark.parametrize("tied", [True, False])
