@@ -44,6 +44,7 @@ def check_graph(checkpoint: Path, graph: Path, validation: Mapping[str, Any]) ->
         GraphRejected: It does not match PyTorch.
     """
     from llama4_pipeline.graph.validate import validate_within_memory
+    from llama4_pipeline.graph.validate.picture import draw_errors
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     report = validate_within_memory(Checkpoint.open(checkpoint), graph, **validation)
@@ -51,5 +52,5 @@ def check_graph(checkpoint: Path, graph: Path, validation: Mapping[str, Any]) ->
     if not report.passed:
         raise GraphRejected(f"the graph does not match PyTorch: {report.failures[0]}", facts)
     note(graph, "validation.md", report.to_markdown())
-    note(graph, "validation.png", report.to_png())
+    note(graph, "validation.png", draw_errors(report))
     return facts

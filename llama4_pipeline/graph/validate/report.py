@@ -197,12 +197,6 @@ class ValidationReport:
         lines += [f"- {failure}" for failure in self.failures]
         return "\n".join(lines)
 
-    def to_png(self) -> bytes:
-        """A picture of the error by layer and position."""
-        from llama4_pipeline.graph.validate.picture import draw_errors
-
-        return draw_errors(self)
-
     def _map(self) -> list[str]:
         """The error by layer and position in characters, a decade each."""
         _, binned = position_bins(self.error_by_position)
