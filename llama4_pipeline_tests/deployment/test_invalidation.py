@@ -69,7 +69,7 @@ def nothing(installation: Installation) -> None:
 
 
 def a_parameter_of_int4(installation: Installation) -> None:
-    asked = '        if precision == "int8" or'
+    asked = "        if not self.has_trained_weights:"
     installation.replace_in(
         "catalog.py", asked, f'        if precision == "int4":\n            return "k_quant"\n{asked}'
     )
@@ -135,6 +135,14 @@ _CASES: tuple[tuple[Change, tuple[str, ...], set[str], str], ...] = (
     ),
     (another_checkpoint, _TINY, set(STAGES), "parameter seed: 0 -> 1"),
 )
+
+
+@pytest.mark.parametrize(
+    "change", [a_parameter_of_int4, code_of_simplify_to_the_same_bytes, a_comment_in_simplify]
+)
+def test_change_fits_the_code(tmp_path: Path, change: Change) -> None:
+    """What the long test below replaces is there to be replaced."""
+    change(Installation(tmp_path))
 
 
 @pytest.mark.deployment
