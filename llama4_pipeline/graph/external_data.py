@@ -47,9 +47,8 @@ def load_graph(directory: Path) -> ir.Model:
 
 def initializer_bytes(graph: ir.Graph) -> int:
     """What the weights and constants of a graph take, on disk or still to be written."""
-    return sum(
-        value.const_value.nbytes for value in graph.initializers.values() if value.const_value is not None
-    )
+    tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
+    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
@@ -141,13 +140,17 @@ def _require_inside(path: Path, name: str | None, location: PurePath) -> None:
 
 
 def _places(values: list[ir.Value], location: str, out: Path) -> dict[ir.Value, ir.ExternalTensor]:
-    """Where each tensor will lie in a data file."""
-    places, end = {}, 0
+    """Where each tensor will lie in a data file; values with one tensor have one place."""
+    places: dict[ir.Value, ir.ExternalTensor] = {}
+    begins: dict[int, int] = {}
+    end = 0
     for value in values:
-        assert value.const_value is not None
-        end += -end % (_PAGE if value.const_value.nbytes >= _PAGE else _WORD)
-        places[value] = _external(value, end, location, out)
-        end += value.const_value.nbytes
+        tensor = value.const_value
+        assert tensor is not None
+        if id(tensor) not in begins:
+            begins[id(tensor)] = end + -end % (_PAGE if tensor.nbytes >= _PAGE else _WORD)
+            end = begins[id(tensor)] + tensor.nbytes
+        places[value] = _external(value, begins[id(tensor)], location, out)
     return places
 
 
@@ -182,18 +185,21 @@ def _replaced(
 
 def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> None:
     """Writes each tensor to its place; once written it is a reference to it, so that later ones can read it."""
-    total = sum(place.nbytes for place in places.values())
+    total = sum({place.offset: place.nbytes for place in places.values()}.values())
+    done: set[int] = set()
     with path.open("wb") as file, _Megabytes("write weights", total) as progress, _replaced({}) as written:
         for value, place in places.items():
             tensor, offset = value.const_value, place.offset or 0
             assert tensor is not None
-            file.seek(offset)
-            _write(tensor, file, progress.advance_bytes)
-            if file.tell() - offset != tensor.nbytes:
-                raise ValueError(
-                    f"{value.name}: {file.tell() - offset} bytes written, {tensor.nbytes} expected"
-                )
-            file.flush()
+            if offset not in done:
+                done.add(offset)
+                file.seek(offset)
+                _write(tensor, file, progress.advance_bytes)
+                if file.tell() - offset != tensor.nbytes:
+                    raise ValueError(
+                        f"{value.name}: {file.tell() - offset} bytes written, {tensor.nbytes} expected"
+                    )
+                file.flush()
             written[value] = tensor
             value.const_value = place
         os.fsync(file.fileno())

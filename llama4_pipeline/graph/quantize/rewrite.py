@@ -55,7 +55,8 @@ def _counterpart(
     if node.op_type == "Gather":
         weight = weights[_name(node.inputs[0])]
         return _gather_block_quantized(node, weight, quantised[weight.name])
-    return [_qmoe(node, quantised[_name(node.inputs[2])], quantised[_name(node.inputs[4])], accuracy_level)]
+    up, down = (quantised[_name(node.inputs[index])] for index in (2, 4))
+    return [_qmoe(node, up, down, accuracy_level)]
 
 
 def _matmul_nbits(node: ir.Node, weight: Weight, inputs: QuantisedInputs, accuracy_level: int) -> ir.Node:
@@ -95,7 +96,8 @@ def _gather_block_quantized(node: ir.Node, weight: Weight, inputs: QuantisedInpu
 
 
 def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs, accuracy_level: int) -> ir.Node:
-    operands: list[ir.Value | None] = [*node.inputs[:2], up.codes, up.scales, None, down.codes, down.scales]
+    up_scales, down_scales = _own(node, up.scales), _own(node, down.scales)
+    operands: list[ir.Value | None] = [*node.inputs[:2], up.codes, up_scales, None, down.codes, down_scales]
     if up.zero_points is not None:
         operands += [None, None, None, None, up.zero_points, down.zero_points]
     attributes = {name: attribute.value for name, attribute in node.attributes.items()}
@@ -106,6 +108,25 @@ def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs, accuracy_le
         "weights_prepacked": 0,
     }
     return ir.node("QMoE", operands, attributes, domain=DOMAIN, name=node.name)
+
+
+def _own(node: ir.Node, scales: ir.Value) -> ir.Value:
+    """The scales under a name that no other node reads; the bytes are the same.
+
+    Where a token has several experts, a layer has several nodes. ONNX Runtime's kernel takes the scales away when it
+    packs the first, and the others would find none and compute with float weights.
+    """
+    if not scales.uses():
+        return scales
+    value = ir.Value(
+        name=f"{scales.name}.of.{node.name}",
+        shape=scales.shape,
+        type=scales.type,
+        const_value=scales.const_value,
+    )
+    assert isinstance(node.graph, ir.Graph)
+    node.graph.register_initializer(value)
+    return value
 
 
 def _replace(graph: ir.Graph, node: ir.Node, replacement: list[ir.Node]) -> None:
