@@ -89,7 +89,9 @@ def evaluate_graph(
     judged.close()
     original.close()
     documents = text_documents(tokenizer, data)
-    share = ReferenceRouting(checkpoint, documents).change_share(graph, device) if documents else None
+    if not documents:
+        return quality
+    share = ReferenceRouting(checkpoint, documents, judged.max_context).change_share(graph, device)
     return quality.model_copy(update={"expert_change_share": share})
 
 

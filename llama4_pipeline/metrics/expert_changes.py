@@ -22,15 +22,17 @@ class ReferenceRouting:
     Args:
         checkpoint: directory or hub id.
         documents: int64 [tokens] each; the first 8,192 tokens are looked at, in windows of 512.
+        max_context: tokens that the graphs hold, which shortens the windows.
     """
 
-    def __init__(self, checkpoint: Path | str, documents: Sequence[np.ndarray]) -> None:
+    def __init__(self, checkpoint: Path | str, documents: Sequence[np.ndarray], max_context: int) -> None:
         source = Checkpoint.open(checkpoint)
         self._experts_per_token = source.architecture.experts_per_token
         self._routers = tuple(
             probe for probe in probes_of(source.architecture) if probe.block == "router_logits"
         )
-        self._cases = list(text_cases(np.concatenate(documents)[:_TOKENS].tolist(), _WINDOW))
+        tokens = np.concatenate(documents)[:_TOKENS].tolist()
+        self._cases = list(text_cases(tokens, min(_WINDOW, max_context)))
         self._said = self._ask(Oracle(source.load_model("float32"))) if self._routers else []
 
     def change_share(self, graph: Path, device: str = "cpu") -> float | None:

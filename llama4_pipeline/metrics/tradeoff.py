@@ -71,7 +71,8 @@ def compare_methods(
         scratch: where a quantized graph stands while it is judged, and what PyTorch said of the text.
     """
     tokenizer = load_tokenizer(checkpoint)
-    routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data))
+    max_context = int(load_graph(graph).metadata_props["llama4.max_context"])
+    routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data), max_context)
     reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint), scratch)
 
     def judge(precision: str, method: str, directory: Path) -> MethodResult:

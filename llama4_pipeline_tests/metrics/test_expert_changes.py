@@ -12,8 +12,11 @@ from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 _DOCUMENTS = [np.random.default_rng(1).integers(3, 131, size=size) for size in (200, 100)]
 
 
+_CONTEXT = 48  # less than a window has elsewhere
+
+
 def _fused(checkpoint: Path, out: Path) -> Path:
-    export_graph(Checkpoint.open(checkpoint), out / "portable", max_context=512)
+    export_graph(Checkpoint.open(checkpoint), out / "portable", max_context=_CONTEXT)
     fuse_graph(out / "portable", out / "fused")
     return out / "fused"
 
@@ -23,7 +26,7 @@ def test_rounding_sends_tokens_to_other_experts_and_exact_graphs_do_not(
 ) -> None:
     graph = _fused(tiny_random_checkpoint, tmp_path)
     quantize_graph(graph, tmp_path / "int4", precision="int4", method="rtn")
-    routing = ReferenceRouting(tiny_random_checkpoint, _DOCUMENTS)
+    routing = ReferenceRouting(tiny_random_checkpoint, _DOCUMENTS, _CONTEXT)
     assert routing.change_share(graph) == 0
     share = routing.change_share(tmp_path / "int4")
     assert share is not None and 0.01 < share < 0.6
@@ -32,4 +35,4 @@ def test_rounding_sends_tokens_to_other_experts_and_exact_graphs_do_not(
 
 def test_a_dense_model_has_none(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "dense", moe_layers=[])
-    assert ReferenceRouting(checkpoint, _DOCUMENTS).change_share(tmp_path) is None
+    assert ReferenceRouting(checkpoint, _DOCUMENTS, _CONTEXT).change_share(tmp_path) is None

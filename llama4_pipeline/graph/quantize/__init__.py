@@ -267,10 +267,11 @@ class _Choice:
             if not self._method.needs_calibration or tokens >= MINIMUM_TOKENS:
                 return self._method, statistics
             seen = "a table that is looked up" if is_table else f"{tokens} tokens"
-            if weight.layout is Layout.EXPERTS:
+            if not is_table:
+                matrix = f"{weight.name}, expert {expert}" if weight.layout is Layout.EXPERTS else weight.name
                 _logger.warning(
-                    "%s, expert %d is starved: %d calibration tokens reach it, %s takes %s's place; give more text",
-                    weight.name, expert, tokens, FALLBACK.name, self._method.name,
+                    "%s is starved: %d calibration tokens reach it, %s takes %s's place; give more text",
+                    matrix, tokens, FALLBACK.name, self._method.name,
                 )  # fmt: skip
             self.fallbacks.setdefault(weight.name, {})[expert] = f"{FALLBACK.name}: {seen}"
             return FALLBACK, statistics

@@ -28,6 +28,7 @@ _ATTRIBUTES = (
     ir.AttrString("v_quant_type", "PER_CHANNEL"),
 )
 _LARGEST_CODE = 127
+_LEAST_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
         calibration: token sequences that set the range of each channel.
 
     Raises:
-        InputError: not a fused graph, or a cache that is not float32.
+        InputError: not a fused graph, a cache that is not float32, or too little calibration.
     """
     model = load_graph(graph)
     nodes = [node for node in model.graph if node.op_type == _OPERATOR]
@@ -69,7 +70,12 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
     cached = [value for node in nodes for value in node.inputs[3:5]]
     if any(value is None or value.dtype is not ir.DataType.FLOAT for value in cached):
         raise InputError(f"{graph}: the cache is not float32; give the graph before its cache was converted")
-    largest = _largest_by_channel(graph, model, calibration.within_chunks(model))
+    tokens = sum(len(sequence) for sequence in calibration.sequences)
+    if tokens < _LEAST_TOKENS:
+        raise InputError(
+            f"{tokens} tokens of calibration: the ranges of keys and values want {_LEAST_TOKENS}; give more text"
+        )
+    largest = _largest_by_channel(graph, model, calibration.cut_for(model))
     channels = 0
     for node in nodes:
         past, present = node.inputs[3:5], node.outputs[1:3]
@@ -84,7 +90,6 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
             value.type = ir.TensorType(ir.DataType.INT8)
     save_graph(model, out, share_weights=True)
     copy_sidecars(graph, out)
-    tokens = sum(len(sequence) for sequence in calibration.sequences)
     return CacheReport(len(nodes), tokens, 4 * channels, channels)
 
 

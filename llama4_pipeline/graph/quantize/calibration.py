@@ -39,9 +39,10 @@ class Calibration:
         picked = np.linspace(0, len(self.sequences) - 1, count).round().astype(int)
         return Calibration(tuple(self.sequences[i] for i in picked))
 
-    def within_chunks(self, model: ir.Model) -> "Calibration":
-        """The sequences cut to what a graph takes at once: where its layers attend in chunks, a chunk."""
-        size = int(model.metadata_props.get("llama4.chunk_size", 0))
+    def cut_for(self, model: ir.Model) -> "Calibration":
+        """The sequences cut to what a graph takes at once: its context, or a chunk where layers attend in chunks."""
+        limits = [model.metadata_props.get(key) for key in ("llama4.max_context", "llama4.chunk_size")]
+        size = min((int(limit) for limit in limits if limit), default=0)
         if not size:
             return self
         return Calibration(
@@ -69,7 +70,7 @@ class LayerByLayer:
         self._float = model.graph
         untie(self._float)
         self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
-        sequences = calibration.within_chunks(model).sequences
+        sequences = calibration.cut_for(model).sequences
         self._flows = [graph_inputs(self._float, sequence) for sequence in sequences]
         self._current = -1
         self._moments: dict[str, Moments] = {}

@@ -30,7 +30,8 @@ def read_calibration(source: str | Path, directory: Path) -> Calibration:
         directory: of the checkpoint or graph, with its tokenizer; for token ids config.json is enough.
 
     Raises:
-        InputError: the source is missing, empty, or has a bad row; or the tokenizer is.
+        InputError: the source is missing, empty, has a bad row or no two tokens that follow each other; or the
+            tokenizer is missing.
     """
     sequences = _token_ids(Path(source), directory) if _holds_token_ids(source) else _texts(source, directory)
     pieces = (
@@ -38,7 +39,10 @@ def read_calibration(source: str | Path, directory: Path) -> Calibration:
         for sequence in sequences
         for start in range(0, len(sequence), _LONGEST)
     )
-    return Calibration(tuple(piece for piece in pieces if len(piece) > 1))
+    calibration = Calibration(tuple(piece for piece in pieces if len(piece) > 1))
+    if not calibration.sequences:
+        raise InputError(f"{source} holds no text of two tokens: give more text")
+    return calibration
 
 
 def _texts(source: str | Path, directory: Path) -> Iterator[np.ndarray]:

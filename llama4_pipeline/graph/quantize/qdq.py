@@ -23,6 +23,7 @@ from onnxruntime.quantization import (
     quantize_static,
 )
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import MODEL_FILE, initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
@@ -48,9 +49,14 @@ def quantize_with_ort(
         calibration: whose first tokens give the ranges of the activations, for "qdq-static".
 
     Raises:
-        InputError: not a graph directory.
+        InputError: not a graph directory, or a float16 graph for "qdq-dynamic".
     """
     start = time.monotonic()
+    halves = (value.dtype is ir.DataType.FLOAT16 for value in load_graph(graph).graph.initializers.values())
+    if method == QDQ_DYNAMIC and any(halves):
+        raise InputError(
+            f"{method} measures float32 activations and {graph} has float16: give the float32 graph"
+        )
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qdq-") as scratch:
         copied, written = Path(scratch) / "copied", Path(scratch) / "written"
         copied.mkdir()
@@ -59,7 +65,7 @@ def quantize_with_ort(
             shutil.copyfile(file, copied / file.name)
         model = load_graph(copied)
         if calibration is not None:
-            calibration = calibration.within_chunks(model)
+            calibration = calibration.cut_for(model)
         _run(model.graph, copied / MODEL_FILE, written / MODEL_FILE, method, calibration)
         quantized = load_graph(written)
         weights, stayed = find_weights(model.graph)

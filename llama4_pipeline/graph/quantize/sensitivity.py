@@ -61,7 +61,7 @@ def measure_sensitivity(
     untie(model.graph)
     weights = {weight.name: weight for weight in find_weights(model.graph)[0]}
     session = _open(graph, model, [name for group in groups for name in group.weights])
-    sequences = calibration.within_chunks(model).sequences
+    sequences = calibration.cut_for(model).sequences
     flows = [graph_inputs(model.graph, sequence) for sequence in sequences]
     reference = [_log_probabilities(session, flow) for flow in flows]
     found = {}

@@ -50,7 +50,7 @@ def test_it_is_validated_as_a_quantised_graph(fused_graph: Path, tmp_path: Path)
 
 
 def test_weights_are_shared(fused_graph: Path, tmp_path: Path):
-    quantize_cache(fused_graph, tmp_path, Calibration((np.arange(10),)))
+    quantize_cache(fused_graph, tmp_path, CALIBRATION)
     assert (tmp_path / "model.onnx.data").samefile(fused_graph / "model.onnx.data")
 
 
@@ -58,7 +58,9 @@ def test_other_graphs_are_refused(portable_graph: Path, fused_graph: Path, tmp_p
     with pytest.raises(InputError, match="has no GroupQueryAttention"):
         quantize_cache(portable_graph, tmp_path / "out", CALIBRATION)
     once = tmp_path / "once"
-    quantize_cache(fused_graph, once, Calibration((np.arange(10),)))
+    with pytest.raises(InputError, match=r"10 tokens of calibration: .* want 128"):
+        quantize_cache(fused_graph, once, Calibration((np.arange(10),)))
+    quantize_cache(fused_graph, once, CALIBRATION)
     assert (
         onnx.load(once / "model.onnx", load_external_data=False).graph.input[3].type.tensor_type.elem_type
         == 3

@@ -24,13 +24,20 @@ def calibration() -> Calibration:
 
 
 def test_a_graph_with_chunks_sees_each_by_itself(fused_graph: Path) -> None:
-    cut = Calibration((np.arange(40), np.arange(7))).within_chunks(load_graph(fused_graph))
+    cut = Calibration((np.arange(40), np.arange(7))).cut_for(load_graph(fused_graph))
     assert [sequence.tolist() for sequence in cut.sequences] == [
         [*range(16)],
         [*range(16, 32)],
         [*range(32, 40)],
         [*range(7)],
     ]
+
+
+def test_a_graph_sees_no_more_than_its_context(fused_graph: Path) -> None:
+    graph = load_graph(fused_graph)
+    graph.metadata_props["llama4.max_context"] = "12"
+    cut = Calibration((np.arange(30),)).cut_for(graph)
+    assert [len(sequence) for sequence in cut.sequences] == [12, 12, 6]
 
 
 def test_limit_spreads_over_all_sequences() -> None:

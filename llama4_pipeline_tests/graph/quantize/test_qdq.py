@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.methods import QDQ_DYNAMIC, QDQ_STATIC
@@ -34,6 +36,16 @@ def test_linear_weights_are_rounded_and_experts_are_said_to_be_left(
     assert size < 0.8 * (fused_graph / "model.onnx.data").stat().st_size
     expected, got = (_logits(graph) for graph in (fused_graph, tmp_path))
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.98
+
+
+def test_half_precision_is_refused_where_activations_are_measured_anew(
+    fused_graph: Path, tmp_path: Path
+) -> None:
+    """DynamicQuantizeLinear takes float32 only, and the graph would not load."""
+    convert_to_float16(fused_graph, tmp_path / "half")
+    with pytest.raises(InputError, match=r"qdq-dynamic .* float16: give the float32 graph"):
+        quantize_with_ort(tmp_path / "half", tmp_path / "out", method=QDQ_DYNAMIC)
+    assert not (tmp_path / "out").exists()
 
 
 def _logits(graph: Path) -> np.ndarray:
