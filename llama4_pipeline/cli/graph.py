@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import click
 
 from llama4_pipeline.cli.output_directory import output_directory
-from llama4_pipeline.cli.parameters import FILE, OUT, POSITIVE, GraphDirectory, Integers, Lengths, json_option
+from llama4_pipeline.cli.parameters import (
+    FILE,
+    OUT,
+    POSITIVE,
+    BlockSize,
+    GraphDirectory,
+    Integers,
+    Lengths,
+    json_option,
+)
 from llama4_pipeline.cli.result import show
+from llama4_pipeline.cli.same_model import require_same_model
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
@@ -144,6 +154,7 @@ def validate(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint)
+    require_same_model(graph, checkpoint, source.architecture)
     tokens = read_calibration(text, source.directory).sequences if text else ()
     report = validate_within_memory(
         source, graph, lengths=lengths, batches=batch, text=[int(t) for piece in tokens for t in piece]
@@ -171,7 +182,12 @@ def validate(
     help=f"Text for methods that look at activations: {_CALIBRATION_DATA}",
 )
 @click.option("--checkpoint", metavar="DIR", help="The graph's PyTorch original, which qat trains.")
-@click.option("--block-size", type=POSITIVE, metavar="N", help="Weights that share a scale.")
+@click.option(
+    "--block-size",
+    type=BlockSize(),
+    metavar="N",
+    help="Most weights that share a scale: 16, 32, 64, 128 or 256; fewer where a width wants it.",
+)
 @json_option
 def quantize(
     graph: Path,

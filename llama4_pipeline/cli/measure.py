@@ -7,6 +7,7 @@ import click
 
 from llama4_pipeline.cli.parameters import POSITIVE, GraphDirectory, Integers, json_option
 from llama4_pipeline.cli.result import as_lines, show
+from llama4_pipeline.cli.same_model import require_same_model
 from llama4_pipeline.device import find_device
 from llama4_pipeline.errors import InputError
 
@@ -92,8 +93,11 @@ def evaluate(
     graph: Path, checkpoint: str | None, data: str, threads: int | None, device: str | None, as_json: bool
 ) -> None:
     """Measure quality: perplexity, divergence, ROUGE, accuracy."""
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.metrics.evaluate import evaluate_graph
 
+    if checkpoint:
+        require_same_model(graph, checkpoint, Checkpoint.open(checkpoint).architecture)
     where = device or find_device().name
     quality = evaluate_graph(graph, data, checkpoint, threads=threads or 0, device=where)
     record = quality.model_dump(mode="json")

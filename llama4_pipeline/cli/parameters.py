@@ -9,7 +9,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 
 
 class GraphDirectory(click.ParamType):
-    """A directory that holds model.onnx, as `export` writes it."""
+    """A directory that holds model.onnx and its weights, as `export` writes them."""
 
     name = "dir"
 
@@ -19,7 +19,21 @@ class GraphDirectory(click.ParamType):
             self.fail(f"{value} is not a directory", param, ctx)
         if not (directory / "model.onnx").is_file():
             self.fail(f"{value} has no model.onnx: llama4-pipeline export makes such a directory", param, ctx)
+        from llama4_pipeline.graph.external_data import load_graph, require_weights
+
+        require_weights(directory, load_graph(directory))
         return directory
+
+
+class BlockSize(click.ParamType):
+    """A number of weights that ONNX Runtime's kernels take to a scale."""
+
+    name = "block size"
+
+    def convert(self, value: str | int, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if str(value) not in ("16", "32", "64", "128", "256"):
+            self.fail(f"{value} is no block size: 16, 32, 64, 128 or 256", param, ctx)
+        return int(value)
 
 
 class Integers(click.ParamType):

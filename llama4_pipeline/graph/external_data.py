@@ -39,10 +39,36 @@ def load_graph(directory: Path) -> ir.Model:
         model = ir.load(path)
     except Exception as error:
         raise InputError(f"{path} is not a readable ONNX model ({error}): export it again") from error
+    if not model.graph.outputs:
+        raise InputError(f"{path} holds no graph: export it again")
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             _require_inside(path, value.name, PurePath(value.const_value.location))
     return model
+
+
+def require_weights(directory: Path, model: ir.Model) -> None:
+    """Refuses a graph without its weights, or with a part of them.
+
+    Raises:
+        InputError: names the file.
+    """
+    ends: dict[str, int] = {}
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            end = (tensor.offset or 0) + (tensor.length or 0)
+            ends[str(tensor.location)] = max(end, ends.get(str(tensor.location), 0))
+    for location, end in ends.items():
+        file = directory / location
+        if not file.is_file():
+            raise InputError(
+                f"{directory} lacks its weights, {location}: export it again, without --no-weights"
+            )
+        if file.stat().st_size < end:
+            raise InputError(
+                f"{file} has {file.stat().st_size} bytes of {end}: export it again, or copy it whole"
+            )
 
 
 def initializer_bytes(graph: ir.Graph) -> int:

@@ -1,5 +1,6 @@
 """Text in, text out: one prompt through a tokenizer and a decoder, the answer piece by piece."""
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -12,6 +13,8 @@ from llama4_pipeline.runtime.sampling import GREEDY, Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_logger = logging.getLogger(__name__)
 
 _INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 
@@ -32,7 +35,7 @@ def generate_text(
         decoder: the engine; its cache should be empty.
         tokenizer: of the model; special tokens that it begins a text with are fed too.
         prompt: what to continue.
-        max_new_tokens: most tokens to generate.
+        max_new_tokens: most tokens to generate; fewer, with a warning, where the decoder's context is full before.
         sampling, stop_tokens, seed: as in `generate`.
 
     Yields:
@@ -45,10 +48,20 @@ def generate_text(
     if not encoded:
         raise InputError("the prompt has no token: give some text")
     ids = np.asarray([encoded], dtype=np.int64)
-    steps = generate(
-        decoder, ids, max_new_tokens=max_new_tokens, sampling=sampling, stop_tokens=stop_tokens, seed=seed
-    )
-    yield from decode_stream(tokenizer, (int(step[0]) for step in steps))
+    room = decoder.max_context - len(encoded) + 1  # the last token needs no place in the cache
+    most = min(max_new_tokens, max(room, 1))
+    generated = 0
+    steps = generate(decoder, ids, max_new_tokens=most, sampling=sampling, stop_tokens=stop_tokens, seed=seed)
+
+    def tokens() -> Iterator[int]:
+        nonlocal generated
+        for step in steps:
+            generated += 1
+            yield int(step[0])
+
+    yield from decode_stream(tokenizer, tokens())
+    if generated == room < max_new_tokens:
+        _logger.warning("the context is full: %d tokens, prompt and text", decoder.max_context)
 
 
 def decode_stream(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[int]) -> Iterator[str]:

@@ -194,3 +194,73 @@ def test_end_by_signal_leaves_nothing(tiny_random_checkpoint: Path, tmp_path: Pa
         process.terminate()
     assert process.returncode == 143
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture(scope="module")
+def fused(tiny_random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _exported(tiny_random_checkpoint, tmp_path_factory.mktemp("fused") / "onnx")
+
+
+def _exported(checkpoint: Path, out: Path, *options: str) -> Path:
+    arguments = ["export", "--checkpoint", str(checkpoint), "--out", str(out), "--form", "fused"]
+    assert cli.main([*arguments, "--max-context", "64", *options]) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["quantize", "--out", "out", "--precision", "int4"],
+        ["quantize", "--out", "out", "--precision", "fp16"],
+        ["quantize-cache", "--out", "out", "--calibration", "text.txt"],
+        ["generate", "--prompt", "the"],
+    ],
+    ids=lambda command: " ".join(command[::4]),
+)
+def test_a_graph_without_all_of_its_weights_is_refused(
+    command: list[str],
+    tiny_random_checkpoint: Path,
+    fused: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _exported(tiny_random_checkpoint, tmp_path / "none", "--no-weights")
+    shutil.copytree(fused, tmp_path / "part")
+    data = tmp_path / "part" / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1000])
+    capsys.readouterr()
+    for graph, words in (
+        ("none", ["none lacks its weights", "--no-weights"]),
+        ("part", ["model.onnx.data has"]),
+    ):
+        assert_refused([*command, "--graph", graph], words, tmp_path / "out", capsys)
+
+
+def test_a_block_that_no_kernel_takes_is_refused(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    arguments = ["quantize", "--graph", str(fused), "--out", str(out), "--precision", "int4"]
+    assert_refused([*arguments, "--block-size", "48"], ["48", "16, 32, 64, 128 or 256"], out, capsys)
+
+
+@pytest.mark.parametrize("method", ["gptq", "qdq-static", "k_quant"])
+def test_calibration_without_two_tokens_is_refused(
+    method: str, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "one.jsonl").write_text('{"input_ids": [3]}')
+    out = tmp_path / "out"
+    arguments = ["quantize", "--graph", str(fused), "--out", str(out), "--precision", "int8"]
+    asked = ["--method", method, "--calibration", str(tmp_path / "one.jsonl")]
+    assert_refused([*arguments, *asked], ["one.jsonl", "two tokens"], out, capsys)
+
+
+def test_a_graph_of_another_model_is_not_validated(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = write_random_checkpoint(tmp_path / "other", hidden_size=64)
+    capsys.readouterr()
+    arguments = ["validate", "--graph", str(fused), "--checkpoint", str(other)]
+    assert_refused(arguments, ["different models", "hidden_size is 48 and 64"], tmp_path / "out", capsys)

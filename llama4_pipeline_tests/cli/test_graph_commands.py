@@ -6,7 +6,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from llama4_pipeline import cli, preflight
 from llama4_pipeline.artifacts.artifact import damage_of, open_artifact
@@ -197,7 +199,10 @@ def test_quantize_refuses_what_the_machine_has_no_room_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_synthetic_checkpoint(tmp_path / "scout", find_model("scout").config, seed=0, dtype="bfloat16")
-    (tmp_path / "scout" / "model.onnx").touch()
+    value = helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1])
+    onnx.save(
+        helper.make_model(helper.make_graph([], "scout", [value], [value])), tmp_path / "scout/model.onnx"
+    )
     monkeypatch.setattr(preflight, "room", lambda directory: Room(400 * 10**9, 60 * 10**9))
     arguments = ["--graph", str(tmp_path / "scout"), "--out", str(tmp_path / "out"), *options]
     assert cli.main(["quantize", *arguments]) == 2
@@ -253,3 +258,12 @@ def test_generate_draws_by_seed(fused: Path, capsys: pytest.CaptureFixture[str])
     command = ["generate", "--graph", str(fused), "--prompt", "the", "--temperature", "2"]
     first, again, other = (run_json(capsys, *command, "--seed", seed)["text"] for seed in ("1", "1", "2"))
     assert first == again != other
+
+
+def test_text_ends_where_the_context_is_full(
+    fused: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    prompt = " ".join(["the"] * 250)
+    record = run_json(capsys, "generate", "--graph", str(fused), "--prompt", prompt)
+    assert record["text"]
+    assert "the context is full: 256 tokens, prompt and text" in caplog.text
