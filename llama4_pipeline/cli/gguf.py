@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from llama4_pipeline.cli.output_directory import output_file
 from llama4_pipeline.cli.parameters import OUT, POSITIVE, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import InputError
@@ -43,8 +44,8 @@ def gguf(checkpoint: str, out: Path, encoding: str, max_context: int | None, as_
     source = Checkpoint.open(checkpoint)
     longest = min(source.architecture.max_position_embeddings, _LONGEST_DEFAULT_CONTEXT)
     start = time.monotonic()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_gguf(source, out, encoding, max_context or longest)
+    with output_file(out):
+        write_gguf(source, out, encoding, max_context or longest)
     size = out.stat().st_size
     record = {"gguf": str(out), "encoding": encoding, "bytes": size, "seconds": time.monotonic() - start}
     show(record, f"{out}: {format_bytes(size)}, {encoding}", as_json)

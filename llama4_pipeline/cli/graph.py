@@ -53,7 +53,13 @@ Step = Callable[[Path, Path], _Report]
 @click.command()
 @click.option("--checkpoint", required=True, metavar="DIR", help="Hugging Face directory, or hub id.")
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
-@click.option("--opset", type=click.IntRange(min=18), default=20, show_default=True)
+@click.option(
+    "--opset",
+    type=click.IntRange(min=18),
+    default=20,
+    show_default=True,
+    help="A fused graph has 23 at least, for RMSNormalization.",
+)
 @click.option(
     "--form",
     type=click.Choice(["portable", "fused"]),
@@ -96,11 +102,12 @@ def export(
     if method and precision not in _QUANTIZED:
         raise InputError(f"--precision {precision} has no --method: leave one of the two out")
     from llama4_pipeline.cli.manifest import write_manifest
+    from llama4_pipeline.graph.fuse import OLDEST_OPSET
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint, with_weights=not no_weights)
     asked: dict[str, Any] = {
-        "opset": opset,
+        "opset": max(opset, OLDEST_OPSET) if form == "fused" else opset,
         "form": form,
         "precision": precision,
         "method": method or ("rtn" if precision in _QUANTIZED else None),
@@ -113,7 +120,7 @@ def export(
     needed = _needs(source, "exported_graph" if precision == "fp32" else stage, no_weights)
     require("this export", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
-        reports = _stream(source, workspace.result, asked)
+        reports = _stream(source, workspace.result, asked | {"opset": opset})
         write_manifest(
             workspace.result,
             stage=stage,

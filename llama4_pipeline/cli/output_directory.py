@@ -1,4 +1,4 @@
-"""Output directories that exist whole or not at all."""
+"""Output directories, and files, that exist whole or not at all."""
 
 import errno
 import re
@@ -57,6 +57,23 @@ def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Wor
 
 
 @contextmanager
+def output_file(out: Path) -> Iterator[None]:
+    """Makes the missing parents of a file that the block writes, and takes away those that stay empty.
+
+    Raises:
+        InputError: a parent cannot be made, or the file cannot be written.
+    """
+    made = [parent for parent in out.resolve().parents if not parent.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+    finally:
+        _remove_empty(made)
+
+
+@contextmanager
 def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
     """Makes the place for the work, and the missing parents of `out`; takes away what is not needed after."""
     # A mount point cannot be replaced by a rename, and its neighbors are on another file system.
@@ -77,9 +94,14 @@ def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
     finally:  # a signal may have come before the last directory was made
         if root.exists():
             shutil.rmtree(root)
-        for parent in made:
-            if parent.exists() and not any(parent.iterdir()):
-                parent.rmdir()
+        _remove_empty(made)
+
+
+def _remove_empty(directories: list[Path]) -> None:
+    """Of directories, the innermost first, those that exist and hold nothing."""
+    for directory in directories:
+        if directory.exists() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _publish(result: Path, target: Path) -> None:

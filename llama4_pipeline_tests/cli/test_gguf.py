@@ -28,3 +28,20 @@ def test_a_file_is_written_measured_and_not_overwritten(tmp_path, capsys):
     assert set(record["throughput"]) == {"1", "2"}
     assert main(words) == 2
     assert "is there already: name a new file" in capsys.readouterr().err
+
+
+def test_nothing_stays_of_a_file_that_cannot_be(tmp_path, capsys):
+    """A width of no whole blocks, and a parent that is a file."""
+    checkpoint = tmp_path / "model"
+    config = PECULIAR_CONFIG | {"moe_layers": None, "floor_scale": 8192, "attention_chunk_size": 8192}
+    write_synthetic_checkpoint(checkpoint, config, seed=0, dtype="bfloat16")
+    for out, fault in (
+        (tmp_path / "new" / "sub" / "model.gguf", "no multiple of the 32 weights"),
+        (checkpoint / "config.json" / "model.gguf", "cannot be written"),
+    ):
+        before = sorted(tmp_path.rglob("*"))
+        capsys.readouterr()
+        assert main(["gguf", "--checkpoint", str(checkpoint), "--out", str(out)]) == 2
+        printed = capsys.readouterr().err
+        assert fault in printed and printed.count("\n") == 1
+        assert sorted(tmp_path.rglob("*")) == before

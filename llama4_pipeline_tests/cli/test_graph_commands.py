@@ -13,6 +13,7 @@ from onnx import TensorProto, helper
 from llama4_pipeline import cli, preflight
 from llama4_pipeline.artifacts.artifact import damage_of, open_artifact
 from llama4_pipeline.catalog import find_model
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
 from llama4_pipeline.preflight import Room
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
@@ -68,6 +69,7 @@ def test_manifest_describes_the_files(fused: Path) -> None:
     assert damage_of(artifact, hash_all=True) is None
     assert artifact.stage == "optimized_graph"
     assert artifact.manifest.recipe.parameters["max_context"] == 256
+    assert artifact.manifest.recipe.parameters["opset"] == load_graph(fused).opset_imports[""] == 23
     assert set(artifact.facts) == {"export", "simplify", "fuse"}
 
 

@@ -23,7 +23,7 @@ from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.fuse.swiglu import fuse_swiglu
 from llama4_pipeline.graph.sidecars import copy_sidecars
 
-_OPSET = 23  # RMSNormalization
+OLDEST_OPSET = 23  # RMSNormalization
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ def fuse_model(model: ir.Model) -> FuseReport:
         raise ValueError(f"no fusion took these calls: {', '.join(left)}")
     model.functions.clear()
     del model.opset_imports[DOMAIN]
-    model.opset_imports.update({"": max(model.opset_imports[""], _OPSET), MICROSOFT: 1})
+    model.opset_imports.update({"": max(model.opset_imports[""], OLDEST_OPSET), MICROSOFT: 1})
     model.metadata_props["llama4.form"] = "fused"
     return FuseReport(fired, _counts(before), _counts(Counter(node.op_type for node in model.graph)))
 
