@@ -106,13 +106,17 @@ def export(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint, with_weights=not no_weights)
+    trained = source.architecture.max_position_embeddings
+    if max_context and max_context > trained:
+        _logger.warning(
+            "--max-context %d: the model says that it has seen positions to %d", max_context, trained
+        )
     asked: dict[str, Any] = {
         "opset": max(opset, OLDEST_OPSET) if form == "fused" else opset,
         "form": form,
         "precision": precision,
         "method": method or ("rtn" if precision in _QUANTIZED else None),
-        "max_context": max_context
-        or min(source.architecture.max_position_embeddings, _LONGEST_DEFAULT_CONTEXT),
+        "max_context": max_context or min(trained, _LONGEST_DEFAULT_CONTEXT),
         "weights": not no_weights,
     }
     start = time.monotonic()

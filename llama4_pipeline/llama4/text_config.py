@@ -74,6 +74,15 @@ class TextConfig:
         if self._values["hidden_act"] != "silu":
             raise _bad("hidden_act", self._values["hidden_act"], "'silu', the activation of Llama 4")
 
+    def check_rope_theta(self) -> None:
+        """The base of the rotation, at the top or in `rope_parameters`, where it is given."""
+        parameters = self._values.get("rope_parameters")
+        places = (self._values, parameters if isinstance(parameters, Mapping) else {})
+        for value in (place.get("rope_theta") for place in places):
+            is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if value is not None and not (is_number and 0 < value < math.inf):
+                raise _bad("rope_theta", value, "a positive number")
+
     def key_value_heads(self) -> int:
         """Number of key and value heads; null means as many as query heads."""
         heads = self.positive("num_attention_heads")

@@ -32,6 +32,8 @@ from llama4_pipeline.llama4.text_config import DEFAULTS
         ("layer_types", ["sliding_attention"] * 48),
         ("attention_chunk_size", 0),
         ("interleave_moe_layer_step", 0),
+        ("rope_theta", "1e6"),
+        ("rope_theta", -5),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(key: str, value: Any) -> None:

@@ -1,5 +1,6 @@
 """A weight that is quantised while it is written: read once, in pieces, by a few threads."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from threadpoolctl import threadpool_limits
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.method import Method
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize, pack
@@ -132,6 +134,11 @@ class StreamedWeight:
     ) -> _Piece:
         weight = scratch("weight", rows.shape)
         weight[:] = rows
+        squared_weight = float(np.vdot(weight, weight))
+        if not math.isfinite(squared_weight):
+            raise InputError(
+                f"{self.weight.name} has weights that are not finite, or too large to be squared"
+            )
         quantised = method.quantize(weight, self.scheme, statistics)
         memory = scratch("difference", quantised.codes.shape)
         difference = dequantize(quantised, self.scheme, self.weight.inputs, out=memory)
@@ -139,10 +146,5 @@ class StreamedWeight:
         zeros = None if quantised.zero_points is None else pack(quantised.zero_points, self.scheme.bits)
         codes = pack(quantised.codes, self.scheme.bits)
         return _Piece(
-            expert,
-            codes,
-            quantised.scales,
-            zeros,
-            float(np.vdot(difference, difference)),
-            float(np.vdot(weight, weight)),
+            expert, codes, quantised.scales, zeros, float(np.vdot(difference, difference)), squared_weight
         )

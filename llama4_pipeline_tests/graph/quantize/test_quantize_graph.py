@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.external_data import load_graph, save_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import METHODS, Precision, quantize_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -150,3 +152,16 @@ def test_every_expert_of_a_token_finds_packed_weights(
     assert "falling back" not in capfd.readouterr().err
     stored = reports["quantize"]["bytes_after"]
     assert stored < sum(file.stat().st_size for file in out.glob("model.onnx*")) < 1.5 * stored
+
+
+def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
+    graph = Toy().write(tmp_path / "float")
+    model = load_graph(graph)
+    weight = model.graph.initializers["model.layers.0.self_attn.qkv_proj.weight"]
+    assert weight.const_value is not None
+    spoiled = weight.const_value.numpy().copy()
+    spoiled[3, 5] = np.nan
+    weight.const_value = ir.tensor(spoiled)
+    save_graph(model, tmp_path / "spoiled", share_weights=False)
+    with pytest.raises(InputError, match=r"self_attn.qkv_proj.weight has weights that are not finite"):
+        quantize_graph(tmp_path / "spoiled", tmp_path / "out", precision="int4", method="rtn")
