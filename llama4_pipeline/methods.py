@@ -57,6 +57,7 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         ),
     }
 )
+BLOCK_SIZES = (16, 32, 64, 128, 256)  # inputs to a scale that ONNX Runtime's kernels take
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "k_quant", "int4": "k_quant"})
 
 

@@ -10,13 +10,14 @@ import click
 
 from llama4_pipeline.cli.output_directory import output_directory
 from llama4_pipeline.cli.parameters import (
+    BLOCK_SIZES_IN_WORDS,
     FILE,
     OUT,
     POSITIVE,
     BlockSize,
-    GraphDirectory,
     Integers,
     Lengths,
+    WholeGraphDirectory,
     json_option,
 )
 from llama4_pipeline.cli.result import show
@@ -139,7 +140,7 @@ def export(
 
 @click.command()
 @click.option("--checkpoint", required=True, metavar="DIR", help="Hugging Face directory, or hub id.")
-@click.option("--graph", required=True, type=GraphDirectory(), metavar="DIR")
+@click.option("--graph", required=True, type=WholeGraphDirectory(), metavar="DIR")
 @click.option(
     "--lengths",
     type=Lengths(),
@@ -178,7 +179,7 @@ def validate(
 
 
 @click.command()
-@click.option("--graph", required=True, type=GraphDirectory(), metavar="DIR", help="Fused float graph.")
+@click.option("--graph", required=True, type=WholeGraphDirectory(), metavar="DIR", help="Fused float graph.")
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
 @click.option("--precision", required=True, type=click.Choice(["fp16", *_QUANTIZED]))
 @click.option(
@@ -197,7 +198,7 @@ def validate(
     "--block-size",
     type=BlockSize(),
     metavar="N",
-    help="Most weights that share a scale: 16, 32, 64, 128 or 256; fewer where a width wants it.",
+    help=f"Most weights that share a scale: {BLOCK_SIZES_IN_WORDS}; fewer where a width wants it.",
 )
 @json_option
 def quantize(
@@ -243,7 +244,7 @@ def quantize(
 
 
 @click.command("quantize-cache")
-@click.option("--graph", required=True, type=GraphDirectory(), metavar="DIR", help="Fused graph.")
+@click.option("--graph", required=True, type=WholeGraphDirectory(), metavar="DIR", help="Fused graph.")
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
 @click.option(
     "--calibration",

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from llama4_pipeline.cli.parameters import POSITIVE, GraphDirectory, Integers, json_option
+from llama4_pipeline.cli.parameters import (
+    POSITIVE,
+    GraphDirectory,
+    Integers,
+    WholeGraphDirectory,
+    json_option,
+)
 from llama4_pipeline.cli.result import as_lines, show
 from llama4_pipeline.cli.same_model import require_same_model
 from llama4_pipeline.device import find_device
@@ -81,7 +87,9 @@ def bench(
 
 
 @click.command(name="eval")
-@click.option("--graph", type=GraphDirectory(), required=True, metavar="DIR", help="ONNX directory to judge.")
+@click.option(
+    "--graph", type=WholeGraphDirectory(), required=True, metavar="DIR", help="ONNX directory to judge."
+)
 @click.option("--checkpoint", metavar="DIR", help="Its PyTorch original, to measure the divergence from.")
 @click.option(
     "--data", required=True, metavar="FILE", help="Text, JSONL or Parquet; or the name of a dataset."
@@ -105,7 +113,7 @@ def evaluate(
 
 
 @click.command()
-@click.option("--graph", type=GraphDirectory(), required=True, metavar="DIR", help="ONNX directory.")
+@click.option("--graph", type=WholeGraphDirectory(), required=True, metavar="DIR", help="ONNX directory.")
 @click.option("--prompt", required=True, metavar="TEXT")
 @click.option("--max-new-tokens", type=POSITIVE, default=128, show_default=True, metavar="N")
 @click.option(

@@ -260,7 +260,11 @@ def test_calibration_without_two_tokens_is_refused(
 def test_a_graph_of_another_model_is_not_validated(
     fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = write_random_checkpoint(tmp_path / "other", hidden_size=64)
-    capsys.readouterr()
-    arguments = ["validate", "--graph", str(fused), "--checkpoint", str(other)]
-    assert_refused(arguments, ["different models", "hidden_size is 48 and 64"], tmp_path / "out", capsys)
+    for name, changes, words in (
+        ("wider", {"hidden_size": 64}, "hidden_size is 48 and 64"),
+        ("dense", {"moe_layers": []}, "layers is Layer(index=0"),
+    ):
+        other = write_random_checkpoint(tmp_path / name, **changes)
+        capsys.readouterr()
+        arguments = ["validate", "--graph", str(fused), "--checkpoint", str(other)]
+        assert_refused(arguments, ["different models", words], tmp_path / "out", capsys)

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,16 @@ def test_quantize_refuses_what_the_machine_has_no_room_for(
     assert cli.main(["quantize", *arguments]) == 2
     assert re.search(what, capsys.readouterr().err.splitlines()[-1])
     assert not (tmp_path / "out").exists()
+
+
+def test_bench_loads_no_graph_tools_into_the_process_that_it_measures(int4: Path) -> None:
+    """They take 40 MB, which would count as the engine's."""
+    sizes = ["--prompt-tokens", "8", "--new-tokens", "4", "--repeats", "1", "--threads", "1"]
+    code = f"""import sys; from llama4_pipeline import cli
+status = cli.main({["bench", "--graph", str(int4), *sizes]!r})
+sys.exit('onnx_ir was loaded' if 'onnx_ir' in sys.modules else status)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_bench_has_the_figures_of_the_contract(int4: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,8 @@ from typing import Literal
 
 import numpy as np
 
+from llama4_pipeline.methods import BLOCK_SIZES
+
 _BESIDE_CODES = 8  # bytes of each block's scale and sum, in the pack that a CPU's kernels make of a weight
 
 
@@ -70,7 +72,7 @@ class Scheme:
 
     def _from_own_block_down(self) -> "list[Scheme]":
         return [
-            replace(self, block_size=block) for block in (256, 128, 64, 32, 16) if block <= self.block_size
+            replace(self, block_size=block) for block in reversed(BLOCK_SIZES) if block <= self.block_size
         ]
 
 
