@@ -1,7 +1,7 @@
 """Graphs on disk: `model.onnx` beside its weights, written piece by piece, read by memory map, shared by hard link."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePath
 from typing import BinaryIO
@@ -74,7 +74,7 @@ def require_weights(directory: Path, model: ir.Model) -> None:
 def initializer_bytes(graph: ir.Graph) -> int:
     """What the weights and constants of a graph take, on disk or still to be written."""
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]
-    return sum(tensor.nbytes for tensor in {id(tensor): tensor for tensor in tensors}.values())
+    return _bytes_once(tensors)
 
 
 def skeleton(model: ir.Model) -> onnx.ModelProto:
@@ -165,18 +165,30 @@ def _require_inside(path: Path, name: str | None, location: PurePath) -> None:
         )
 
 
+def _storage(tensor: ir.TensorProtocol) -> Hashable:
+    """The same for tensors that are the same bytes: one object, or one place in a file."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor.path, tensor.offset, tensor.length
+    return id(tensor)
+
+
+def _bytes_once(tensors: Iterable[ir.TensorProtocol]) -> int:
+    return sum({_storage(tensor): tensor.nbytes for tensor in tensors}.values())
+
+
 def _places(values: list[ir.Value], location: str, out: Path) -> dict[ir.Value, ir.ExternalTensor]:
-    """Where each tensor will lie in a data file; values with one tensor have one place."""
+    """Where each tensor will lie in a data file; values of the same bytes have one place."""
     places: dict[ir.Value, ir.ExternalTensor] = {}
-    begins: dict[int, int] = {}
+    begins: dict[Hashable, int] = {}
     end = 0
     for value in values:
         tensor = value.const_value
         assert tensor is not None
-        if id(tensor) not in begins:
-            begins[id(tensor)] = end + -end % (_PAGE if tensor.nbytes >= _PAGE else _WORD)
-            end = begins[id(tensor)] + tensor.nbytes
-        places[value] = _external(value, begins[id(tensor)], location, out)
+        storage = _storage(tensor)
+        if storage not in begins:
+            begins[storage] = end + -end % (_PAGE if tensor.nbytes >= _PAGE else _WORD)
+            end = begins[storage] + tensor.nbytes
+        places[value] = _external(value, begins[storage], location, out)
     return places
 
 
@@ -211,21 +223,15 @@ def _replaced(
 
 def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> None:
     """Writes each tensor to its place; once written it is a reference to it, so that later ones can read it."""
-    total = sum({place.offset: place.nbytes for place in places.values()}.values())
-    done: set[int] = set()
+    total = _bytes_once(value.const_value for value in places if value.const_value is not None)
+    done: set[Hashable] = set()
     with path.open("wb") as file, _Megabytes("write weights", total) as progress, _replaced({}) as written:
         for value, place in places.items():
-            tensor, offset = value.const_value, place.offset or 0
+            tensor = value.const_value
             assert tensor is not None
-            if offset not in done:
-                done.add(offset)
-                file.seek(offset)
-                _write(tensor, file, progress.advance_bytes)
-                if file.tell() - offset != tensor.nbytes:
-                    raise ValueError(
-                        f"{value.name}: {file.tell() - offset} bytes written, {tensor.nbytes} expected"
-                    )
-                file.flush()
+            if _storage(tensor) not in done:
+                _write_at(place, tensor, file, progress.advance_bytes)
+                done.add(_storage(tensor))
             written[value] = tensor
             value.const_value = place
         os.fsync(file.fileno())
@@ -242,6 +248,15 @@ class _Megabytes(Progress):
         """Adds bytes."""
         megabytes, self._rest = divmod(self._rest + count, _MEGABYTE)
         self.advance(megabytes)
+
+
+def _write_at(place: ir.ExternalTensor, tensor: ir.TensorProtocol, file: BinaryIO, advance: Advance) -> None:
+    offset = place.offset or 0
+    file.seek(offset)
+    _write(tensor, file, advance)
+    if file.tell() - offset != tensor.nbytes:
+        raise ValueError(f"{place.name}: {file.tell() - offset} bytes written, {tensor.nbytes} expected")
+    file.flush()
 
 
 def _write(tensor: ir.TensorProtocol, file: BinaryIO, advance: Advance) -> None:

@@ -55,7 +55,7 @@ def stored_graph(graph: Path) -> StoredModel:
     architecture = graph_architecture(graph)
     readers = _readers(model.graph)
     stored = active = 0.0
-    for tensor in model.graph.initializer:
+    for tensor in {_storage(tensor): tensor for tensor in model.graph.initializer}.values():
         size = _tensor_bytes(tensor)
         stored += size
         nodes = _behind(readers.get(tensor.name, []), readers)
@@ -170,6 +170,12 @@ def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> floa
     if ".experts." in tensor.name or operators & set(_EXPERT_OPERATORS):
         return experts_per_token / tensor.dims[0]
     return 1.0
+
+
+def _storage(tensor: Any) -> tuple[str, ...]:
+    """The same for initializers that are the same bytes of a data file."""
+    place = {entry.key: entry.value for entry in tensor.external_data}
+    return (place["location"], place.get("offset", "0"), place["length"]) if place else (tensor.name,)
 
 
 def _tensor_bytes(tensor: Any) -> float:

@@ -52,8 +52,7 @@ def quantize_with_ort(
         InputError: not a graph directory, or a float16 graph for "qdq-dynamic".
     """
     start = time.monotonic()
-    halves = (value.dtype is ir.DataType.FLOAT16 for value in load_graph(graph).graph.initializers.values())
-    if method == QDQ_DYNAMIC and any(halves):
+    if method == QDQ_DYNAMIC and _holds_float16(load_graph(graph).graph):
         raise InputError(
             f"{method} measures float32 activations and {graph} has float16: give the float32 graph"
         )
@@ -89,6 +88,10 @@ def quantize_with_ort(
         bytes_after=initializer_bytes(quantized.graph),
         seconds=time.monotonic() - start,
     )
+
+
+def _holds_float16(graph: ir.Graph) -> bool:
+    return any(value.dtype is ir.DataType.FLOAT16 for value in graph.initializers.values())
 
 
 def _run(graph: ir.Graph, source: Path, target: Path, method: str, calibration: Calibration | None) -> None:

@@ -8,10 +8,11 @@ import onnx_ir as ir
 import pytest
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import load_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import METHODS, Precision, quantize_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.roofline import stored_graph
 from llama4_pipeline.runtime.ort import OrtDecoder
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.quantize.toy_graph import Toy, logits, operators
@@ -26,7 +27,7 @@ CALIBRATED = {name for name, method in METHODS.items() if method.needs_calibrati
     ("precision", "error", "size", "rounding"),
     [
         ("int8", 0.03, 0.29, 0.01),
-        ("int4", 0.25, 0.18, 0.11),
+        ("int4", 0.25, 0.17, 0.11),
     ],  # of 96 normal weights the largest is near 2.6 sigma
 )
 def test_every_large_weight_is_quantised(
@@ -41,7 +42,10 @@ def test_every_large_weight_is_quantised(
     expected = logits(graph, IDS)
     difference = logits(tmp_path / "out", IDS) - expected
     assert np.linalg.norm(difference) < error * np.linalg.norm(expected)
-    assert report.bytes_after < size * report.bytes_before
+    copied = (
+        4 * Toy.vocab * Toy.hidden if tied and precision == "int4" else 0
+    )  # the table, for a head of its own
+    assert report.bytes_after < size * (report.bytes_before + copied)
     assert set(report.stayed_float) == {"model.norm.weight", "model.layers.0.feed_forward.router.weight"}
     assert all(0 < share < rounding for tensor in report.tensors for share in tensor.relative_error)
 
@@ -151,6 +155,10 @@ def test_every_expert_of_a_token_finds_packed_weights(
     OrtDecoder(out, threads=1).forward(np.array([[1, 2, 3]]))
     assert "falling back" not in capfd.readouterr().err
     stored = reports["quantize"]["bytes_after"]
+    assert stored == initializer_bytes(load_graph(out).graph) == stored_graph(out).weight_bytes
+    save_graph(load_graph(out), tmp_path / "again", share_weights=False)
+    data = [directory / "model.onnx.data" for directory in (out, tmp_path / "again")]
+    assert data[0].read_bytes() == data[1].read_bytes()
     assert stored < sum(file.stat().st_size for file in out.glob("model.onnx*")) < 1.5 * stored
 
 
