@@ -43,7 +43,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 def _experts(directory: Path) -> "ExpertShares | None":
     """Of a mixture; the share is what quantization needs of the tokens that it looks at."""
     from llama4_pipeline.data.coverage import ExpertShares
-    from llama4_pipeline.graph.quantize import MINIMUM_TOKENS, STATISTICS_TOKENS
+    from llama4_pipeline.graph.quantize import STATISTICS_TOKENS
+    from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.routing import ExpertReach
 

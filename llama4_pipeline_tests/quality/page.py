@@ -7,7 +7,8 @@ from pathlib import Path
 from tabulate import tabulate
 
 from llama4_pipeline.catalog import find_model, load_catalog
-from llama4_pipeline.graph.quantize import FALLBACK, MINIMUM_TOKENS
+from llama4_pipeline.graph.quantize import FALLBACK
+from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS
 from llama4_pipeline.methods import METHODS
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.tradeoff import MethodResult

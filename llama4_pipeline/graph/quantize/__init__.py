@@ -26,7 +26,7 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
-from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
+from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.method import Method
@@ -92,7 +92,6 @@ DENSE_PRESETS: Mapping[str, Preset] = MappingProxyType(
 )
 FALLBACK = KQuant()  # for matrices of which calibration says too little
 STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
-MINIMUM_TOKENS = 128  # of calibration that must reach a matrix
 
 
 def quantize_graph(

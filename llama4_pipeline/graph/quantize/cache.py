@@ -16,7 +16,7 @@ import onnxruntime
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
-from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
+from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, graph_inputs
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.progress import Progress
 
@@ -28,7 +28,6 @@ _ATTRIBUTES = (
     ir.AttrString("v_quant_type", "PER_CHANNEL"),
 )
 _LARGEST_CODE = 127
-_LEAST_TOKENS = 128
 
 
 @dataclass(frozen=True)
@@ -71,9 +70,9 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
     if any(value is None or value.dtype is not ir.DataType.FLOAT for value in cached):
         raise InputError(f"{graph}: the cache is not float32; give the graph before its cache was converted")
     tokens = sum(len(sequence) for sequence in calibration.sequences)
-    if tokens < _LEAST_TOKENS:
+    if tokens < MINIMUM_TOKENS:
         raise InputError(
-            f"{tokens} tokens of calibration: the ranges of keys and values want {_LEAST_TOKENS}; give more text"
+            f"{tokens} tokens of calibration: the ranges of keys and values want {MINIMUM_TOKENS}; give more text"
         )
     largest = _largest_by_channel(graph, model, calibration.cut_for(model))
     channels = 0

@@ -19,6 +19,8 @@ from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.progress import Progress
 
+MINIMUM_TOKENS = 128  # that must reach a matrix, or a cache
+
 
 @dataclass(frozen=True)
 class Calibration:
