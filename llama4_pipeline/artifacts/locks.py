@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from llama4_pipeline.errors import InputError
+
 
 @contextmanager
 def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
@@ -44,8 +46,19 @@ def _locked(path: Path, kind: int, on_wait: Callable[[], None]) -> Iterator[None
 
 
 def _open(path: Path) -> int:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    """A lock is the first that is written in a place: what cannot be written shows here.
+
+    Raises:
+        InputError: The file cannot be made.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written ({error.strerror}): let LLAMA4_PIPELINE_ARTIFACTS, or LLAMA4_PIPELINE_COPIES "
+            "for a store at a URL, name a directory that can"
+        ) from error
 
 
 def _try(descriptor: int, kind: int) -> bool:

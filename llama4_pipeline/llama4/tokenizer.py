@@ -29,10 +29,19 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
 
 def read_stop_tokens(directory: Path) -> tuple[int, ...]:
-    """The ids that end a text: eos_token_id of generation_config.json, which may list several, or of config.json."""
+    """The ids that end a text: eos_token_id of generation_config.json, which may list several, or of config.json.
+
+    Raises:
+        InputError: what stands there is no id.
+    """
     for file in ("generation_config.json", "config.json"):
         if (directory / file).is_file():
             found = read_json(directory / file).get("eos_token_id")
             if found is not None:
-                return tuple(found) if isinstance(found, list) else (found,)
+                tokens = tuple(found) if isinstance(found, list) else (found,)
+                if any(type(token) is not int for token in tokens):
+                    raise InputError(
+                        f"{directory / file}: eos_token_id is {found!r}: expected a token id, or a list of them"
+                    )
+                return tokens
     return ()

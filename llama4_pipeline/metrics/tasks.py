@@ -117,7 +117,8 @@ def greedy_continuations(
         if len(tokens) + max_new_tokens > decoder.max_context:
             raise InputError(
                 f"task prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it does "
-                f"not fit the {decoder.max_context} tokens of {decoder.engine}: shorten it"
+                f"not fit the {decoder.max_context} tokens of {decoder.engine}: shorten it, or give "
+                f"the graph, or the model in the catalog, a longer context"
             )
     stop_tokens = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
     continued: list[list[int]] = [[]] * len(prompts)

@@ -31,7 +31,7 @@ def dagster_home() -> Iterator[Path]:
     .dagster_home in this directory, made with telemetry off.
 
     Raises:
-        InputError: $DAGSTER_HOME is not an absolute path of a directory.
+        InputError: $DAGSTER_HOME is not an absolute path of a directory, or the home cannot be made.
     """
     before = {name: os.environ.get(name) for name in (_HOME_VARIABLE, ARTIFACTS_VARIABLE)}
     os.environ[ARTIFACTS_VARIABLE] = artifacts_root()
@@ -59,7 +59,12 @@ def _home() -> Path:
     if (here / _SETTINGS_FILE).is_file():
         return here
     home = here / ".dagster_home"
-    home.mkdir(exist_ok=True)
-    if not (home / _SETTINGS_FILE).exists():
-        (home / _SETTINGS_FILE).write_text(_SETTINGS)
+    try:
+        home.mkdir(exist_ok=True)
+        if not (home / _SETTINGS_FILE).exists():
+            (home / _SETTINGS_FILE).write_text(_SETTINGS)
+    except OSError as error:
+        raise InputError(
+            f"{home} cannot be written ({error.strerror}): set DAGSTER_HOME to a directory that can"
+        ) from error
     return home

@@ -253,6 +253,14 @@ def test_names_cannot_leave_the_store(store: Store) -> None:
         store.get_or_make(recipe(), escapes)
 
 
+def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        InputError, match=r"file/store/\.locks/.* cannot be written .*LLAMA4_PIPELINE_ARTIFACTS"
+    ):
+        Store(tmp_path / "file" / "store").get_or_make(recipe(), lambda _: {})
+
+
 def test_a_full_disk_is_an_input_error(store: Store) -> None:
     def full(out: Path) -> Mapping[str, Any]:
         raise OSError(28, "No space left on device")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.tokenizer import read_stop_tokens
 
 
@@ -22,3 +23,10 @@ def test_stop_tokens(files: dict[str, str], expected: tuple[int, ...], tmp_path:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert read_stop_tokens(tmp_path) == expected
+
+
+@pytest.mark.parametrize("written", ['"</s>"', "[3, 5.0]", "true"])
+def test_what_is_no_token_id_is_refused(written: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(f'{{"eos_token_id": {written}}}')
+    with pytest.raises(InputError, match=r"config\.json: eos_token_id is .*: expected a token id"):
+        read_stop_tokens(tmp_path)

@@ -29,6 +29,12 @@ def test_a_home_is_made_where_there_is_none(tmp_path: Path) -> None:
     assert "DAGSTER_HOME" not in os.environ and ARTIFACTS_VARIABLE not in os.environ
 
 
+def test_a_home_that_cannot_be_made_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / ".dagster_home").touch()
+    with pytest.raises(InputError, match=r"\.dagster_home cannot be written .*: set DAGSTER_HOME to"):
+        dagster_home().__enter__()
+
+
 def test_a_directory_with_settings_is_a_home(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("")
     with dagster_home() as home:
