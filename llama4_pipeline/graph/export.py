@@ -27,6 +27,7 @@ from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.exportable import ExportableLlama4
 from llama4_pipeline.llama4.weights import WeightSource
+from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
 
 OLDEST_OPSET = 18
 NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
@@ -89,7 +90,7 @@ def export_model(
     functions = attach_functions(model)
     _make_optional(model, "logits_to_keep", np.array(0, np.int64))
     model.graph.outputs[0].shape = ir.Shape(["batch", "kept", checkpoint.architecture.vocab_size])
-    model.metadata_props.update({"llama4.form": "portable", "llama4.max_context": str(max_context)})
+    model.metadata_props.update({FORM_KEY: "portable", MAX_CONTEXT_KEY: str(max_context)})
     weights = [
         _weight(value, checkpoint.weights)
         for value in model.graph.initializers.values()

@@ -10,15 +10,15 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
-from llama4_pipeline.runtime.runs import CHUNK_SIZE_KEY, cut, need_cutting
+from llama4_pipeline.runtime.runs import cut, need_cutting
 from llama4_pipeline.runtime.step_buffers import StepBuffers
 
 logger = logging.getLogger(__name__)
 
-MAX_CONTEXT_KEY = "llama4.max_context"
 # Tokens that the CPU reads at once: a longer prompt goes in parts, no slower, and its activations take less memory.
 _LONGEST_RUN = 256
 # A long cache makes the parts shorter: each head holds a score for every new token and slot of the cache, in all rows.

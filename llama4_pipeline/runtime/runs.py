@@ -8,8 +8,6 @@ cutting changes no result.
 
 import numpy as np
 
-CHUNK_SIZE_KEY = "llama4.chunk_size"
-
 
 def need_cutting(mask: np.ndarray, new: int, longest: int, chunk_size: int) -> bool:
     """Whether a fused graph cannot take this input in one run.

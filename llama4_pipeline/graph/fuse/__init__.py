@@ -22,6 +22,7 @@ from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.fuse.swiglu import fuse_swiglu
 from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
 
 OLDEST_OPSET = 23  # RMSNormalization
 
@@ -51,7 +52,7 @@ def fuse_graph(graph: Path, out: Path) -> FuseReport:
         ValueError: a call of a `llama4` function is left over; the message names it.
     """
     model = load_graph(graph)
-    if model.metadata_props.get("llama4.form") != "portable":
+    if model.metadata_props.get(FORM_KEY) != "portable":
         raise InputError(
             f"{graph} is not a portable graph of this pipeline: give the output of `export` or simplify"
         )
@@ -67,7 +68,7 @@ def fuse_model(model: ir.Model) -> FuseReport:
     Raises:
         ValueError: as `fuse_graph`.
     """
-    max_context = int(model.metadata_props["llama4.max_context"])
+    max_context = int(model.metadata_props[MAX_CONTEXT_KEY])
     before = Counter(node.op_type for node in model.graph)
     rewriter = Rewriter(model)
     rows = Rows(rewriter)
@@ -85,7 +86,7 @@ def fuse_model(model: ir.Model) -> FuseReport:
     model.functions.clear()
     del model.opset_imports[DOMAIN]
     model.opset_imports.update({"": max(model.opset_imports[""], OLDEST_OPSET), MICROSOFT: 1})
-    model.metadata_props["llama4.form"] = "fused"
+    model.metadata_props[FORM_KEY] = "fused"
     return FuseReport(fired, _counts(before), _counts(Counter(node.op_type for node in model.graph)))
 
 

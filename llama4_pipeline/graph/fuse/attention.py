@@ -19,6 +19,7 @@ from onnx_ir import tape
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY
 
 _HEAD_MULTIPLE = 8
 OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention", "PlainAttention")
@@ -92,7 +93,7 @@ def _fuse(rewriter: Rewriter, rows: Rows, node: ir.Node, max_context: int) -> No
         seqlens_k, total = rows.seqlens_k, rows.total_sequence_length
     else:
         seqlens_k, total = rows.seqlens_in_chunk(chunk_size), rows.total_in_chunk(chunk_size)
-        rewriter.model.metadata_props["llama4.chunk_size"] = str(chunk_size)
+        rewriter.model.metadata_props[CHUNK_SIZE_KEY] = str(chunk_size)
         for cached in (past_key, past_value, *node.outputs[1:]):
             assert cached is not None and cached.shape is not None
             cached.shape = ir.Shape([*cached.shape[:2], "chunk", call.head_dim])

@@ -18,6 +18,7 @@ from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metadata import MAX_CONTEXT_KEY
 from llama4_pipeline.methods import QAT
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def quantize_aware(
             out,
             form="fused",
             precision=precision,
-            max_context=int(float_graph.metadata_props["llama4.max_context"]),
+            max_context=int(float_graph.metadata_props[MAX_CONTEXT_KEY]),
             opset=float_graph.opset_imports[""],
             method=RoundToNearest.name,
         )

@@ -17,6 +17,7 @@ from llama4_pipeline.graph.quantize.blocks import expert_matrix
 from llama4_pipeline.graph.quantize.segments import Segment, cut_by_layer, open_segment
 from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.progress import Progress
 
 MINIMUM_TOKENS = 128  # that must reach a matrix, or a cache
@@ -43,7 +44,7 @@ class Calibration:
 
     def cut_for(self, model: ir.Model) -> "Calibration":
         """The sequences cut to what a graph takes at once: its context, or a chunk where layers attend in chunks."""
-        limits = [model.metadata_props.get(key) for key in ("llama4.max_context", "llama4.chunk_size")]
+        limits = [model.metadata_props.get(key) for key in (MAX_CONTEXT_KEY, CHUNK_SIZE_KEY)]
         size = min((int(limit) for limit in limits if limit), default=0)
         if not size:
             return self

@@ -11,6 +11,7 @@ import onnxruntime
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.quantize.k_quant import KQuant
+from llama4_pipeline.graph.quantize.plan import plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.progress import Progress
@@ -54,12 +55,16 @@ def measure_sensitivity(
     Args:
         graph: directory of the fused float graph.
         groups: what is rounded together.
-        scheme: to which (the codes are those of `k_quant`).
+        scheme: to which, fitted to each weight (the codes are those of `k_quant`).
         calibration: the text, in full: its length sets the time.
+
+    Raises:
+        InputError: a width to which the scheme does not fit.
     """
     model = load_graph(graph)
     untie(model.graph)
     weights = {weight.name: weight for weight in find_weights(model.graph)[0]}
+    schemes = plan_schemes(list(weights.values()), dict.fromkeys(weights, scheme))
     session = _open(graph, model, [name for group in groups for name in group.weights])
     sequences = calibration.cut_for(model).sequences
     flows = [graph_inputs(model.graph, sequence) for sequence in sequences]
@@ -67,7 +72,7 @@ def measure_sensitivity(
     found = {}
     with Progress("sensitivity", len(groups), "weights") as progress:
         for group in groups:
-            rounded = {name: _rounded(weights[name], scheme, group.expert) for name in group.weights}
+            rounded = {name: _rounded(weights[name], schemes[name], group.expert) for name in group.weights}
             moved = (
                 _divergence(expected, _log_probabilities(session, flow | rounded))
                 for expected, flow in zip(reference, flows, strict=True)
@@ -94,7 +99,7 @@ def _open(directory: Path, model: ir.Model, names: Sequence[str]) -> onnxruntime
 
 def _rounded(weight: Weight, scheme: Scheme, only: int | None) -> np.ndarray:
     """The weight as the quantised operator would see it, in the layout and dtype of its initializer."""
-    method, fitted = KQuant(), scheme.fit(weight.inputs) or scheme
+    method = KQuant()
     step = max(method.piece_weights // weight.inputs, 1)
 
     def pieces() -> Iterator[np.ndarray]:
@@ -102,7 +107,7 @@ def _rounded(weight: Weight, scheme: Scheme, only: int | None) -> np.ndarray:
             for start in range(0, len(block), step):
                 rows = np.ascontiguousarray(block[start : start + step], np.float32)
                 touched = only is None or expert == only
-                yield dequantize(method.quantize(rows, fitted), fitted, weight.inputs) if touched else rows
+                yield dequantize(method.quantize(rows, scheme), scheme, weight.inputs) if touched else rows
 
     assert weight.value.dtype is not None
     rows = np.concatenate(list(pieces())).astype(weight.value.dtype.numpy())

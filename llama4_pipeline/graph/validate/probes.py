@@ -11,8 +11,8 @@ import onnxruntime
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY, FORM_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.runtime.decoder import UNLIMITED
-from llama4_pipeline.runtime.runs import CHUNK_SIZE_KEY
 
 Cache = dict[str, np.ndarray]  # by the name of the graph's input, [batch, kv_heads, tokens, head_dim]
 EMBEDDING = "embedding"
@@ -155,8 +155,8 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
         precision = "float16"
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    limit = metadata.get("llama4.max_context")
-    form = metadata.get("llama4.form") or ("fused" if "GroupQueryAttention" in operators else "portable")
+    limit = metadata.get(MAX_CONTEXT_KEY)
+    form = metadata.get(FORM_KEY) or ("fused" if "GroupQueryAttention" in operators else "portable")
     chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
     return GraphFacts(form, precision, opset, int(limit) if limit else None, chunk_size)
 
