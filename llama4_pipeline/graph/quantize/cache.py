@@ -1,7 +1,8 @@
 """The key-value cache in 8 bits: a quarter of float32's memory, read by GroupQueryAttention as it is.
 
 Keys and values of a channel share one scale, which calibration text sets; the rounding is symmetric. Keys are stored
-behind RoPE and QK norm, so a channel's range does not grow with the context.
+behind RoPE, which turns a pair of channels by an angle that grows with the position: either channel comes to hold the
+length of the pair, at positions that no calibration text reaches. So the lengths set the scale of both.
 
 https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.microsoft.GroupQueryAttention
 """
@@ -18,6 +19,8 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, graph_inputs
 from llama4_pipeline.graph.sidecars import copy_sidecars
+from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.progress import Progress
 
 _OPERATOR = "GroupQueryAttention"
@@ -93,22 +96,30 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
 
 
 def _largest_by_channel(graph: Path, model: ir.Model, calibration: Calibration) -> dict[str, np.ndarray]:
-    """Largest magnitude in each channel, float32 [K D], by the name of the present tensor."""
+    """Largest magnitude that each channel can hold, float32 [K D], by the name of the present tensor."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
         str(graph / MODEL_FILE), options, providers=["CPUExecutionProvider"]
     )
     names = [output.name for output in session.get_outputs() if output.name.startswith("present.")]
+    layers = Architecture.from_config(read_text_config(graph)).layers
+    rotated = {f"present.{layer.index}.key" for layer in layers if layer.uses_rope}
     largest: dict[str, np.ndarray] = {}
     with Progress("calibrate the cache", len(calibration.sequences), "sequences") as progress:
         for sequence in calibration.sequences:
             found = session.run(names, graph_inputs(model.graph, sequence))
             for name, tensor in zip(names, found, strict=True):
-                magnitude = np.abs(tensor).max(axis=(0, 2)).reshape(-1)  # [1, K, T, D]
+                lengths = _pair_lengths(tensor) if name in rotated else np.abs(tensor)
+                magnitude = lengths.max(axis=(0, 2)).reshape(-1)  # of [1, K, T, D]
                 largest[name] = np.maximum(largest.get(name, 0), magnitude)
             progress.advance()
     return largest
+
+
+def _pair_lengths(keys: np.ndarray) -> np.ndarray:
+    """For each channel the length of the pair that the rotation turns it in, in the shape of the keys [..., D]."""
+    return np.hypot(keys[..., 0::2], keys[..., 1::2]).repeat(2, axis=-1)
 
 
 def _scale(graph: ir.Graph, name: str, largest: np.ndarray) -> ir.Value:

@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize.cache import quantize_cache
-from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.validate import validate_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.ort import OrtDecoder
@@ -47,6 +49,30 @@ def test_it_is_validated_as_a_quantised_graph(fused_graph: Path, tmp_path: Path)
     report = validate_graph(checkpoint, tmp_path, lengths=[9, 40], batches=[1, 2], greedy_tokens=0)
     assert report.precision == "quantized"
     assert report.passed
+
+
+def test_both_channels_of_a_rotated_pair_hold_its_length(fused_graph: Path, tmp_path: Path):
+    """At positions beyond all calibration either channel comes to hold what both had at its start."""
+    quantize_cache(fused_graph, tmp_path, CALIBRATION)
+    graph = load_graph(tmp_path).graph
+    pairs = {
+        (layer, part): graph.initializers[f"present.{layer}.{part}.scale"].const_value.numpy().reshape(-1, 2)
+        for layer in range(4)
+        for part in ("key", "value")
+    }
+    alike = {name for name, scales in pairs.items() if (scales[:, 0] == scales[:, 1]).all()}
+    assert alike == {(0, "key"), (1, "key"), (2, "key")}, "layer 3 does not rotate"
+    keys = np.concatenate([_float_keys(fused_graph, sequence) for sequence in CALIBRATION.sequences], axis=2)
+    lengths = np.hypot(keys[0, :, :, 0::2], keys[0, :, :, 1::2]).max(axis=1).reshape(-1)
+    np.testing.assert_allclose(127 * pairs[0, "key"][:, 0], lengths, rtol=1e-5)
+
+
+def _float_keys(graph: Path, sequence: np.ndarray) -> np.ndarray:
+    """Of layer 0, whose chunks of 16 begin anew: those of the first chunk."""
+    session = onnxruntime.InferenceSession(str(graph / "model.onnx"), providers=["CPUExecutionProvider"])
+    parts = [sequence[start : start + 16] for start in range(0, len(sequence), 16)]
+    found = [session.run(["present.0.key"], graph_inputs(load_graph(graph).graph, part))[0] for part in parts]
+    return np.concatenate(found, axis=2)
 
 
 def test_weights_are_shared(fused_graph: Path, tmp_path: Path):
