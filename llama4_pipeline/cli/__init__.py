@@ -4,6 +4,7 @@ Results go to standard output, logs and progress to standard error. Exit status:
 2 usage or input error (one line says which), 130 interrupted; a traceback is a bug of ours.
 """
 
+import errno
 import logging
 import signal
 import sys
@@ -18,6 +19,7 @@ from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
 PROGRAM = "llama4-pipeline"
+_UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
 @click.group(
@@ -60,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(2, str(error))
     except CheckFailed as error:
         return _fail(1, str(error))
+    except OSError as error:
+        if error.errno not in _UNUSABLE_PATH or error.filename is None:
+            raise
+        return _fail(2, f"{error.filename} cannot be used ({error.strerror}): name another path")
     except (click.Abort, KeyboardInterrupt):
         return _fail(130, "interrupted")
     finally:

@@ -129,7 +129,7 @@ def export(
         write_manifest(
             workspace.result,
             stage=stage,
-            model=Path(checkpoint).name,
+            model=Path(checkpoint).resolve().name,
             parameters=asked,
             inputs={},
             facts=reports,
@@ -226,6 +226,10 @@ def quantize(
 
     start = time.monotonic()
     architecture = Architecture.from_config(read_text_config(graph))
+    if checkpoint:
+        from llama4_pipeline.llama4.checkpoint import Checkpoint
+
+        require_same_model(graph, checkpoint, Checkpoint.open(checkpoint).architecture)
     needed = conversion_needs(architecture, Conversion(precision, method, calibrated=calibration is not None))
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:

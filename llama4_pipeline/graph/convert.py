@@ -15,13 +15,14 @@ import onnx_ir as ir
 import torch
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, save_graph
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
 
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 _NO_CPU_KERNEL = {"MoE"}
+_FLOAT32_ONLY = {"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
 _BLOCK_WEIGHTS = 1 << 24
 _NEVER_HALF = {  # statistics that the kernel keeps in float32
     ("SkipSimplifiedLayerNormalization", 1),
@@ -62,11 +63,15 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
         InputError: not a graph directory, a graph that calls functions (the portable form) or is in float16 already,
             or a weight beyond the range of float16.
     """
-    model = load_graph(graph)
-    if model.functions:
-        raise InputError(f"{graph} is the portable form: give the fused graph to convert it to float16")
+    model = load_fused_graph(graph)
     if any(value.dtype is _HALF for value in model.graph.inputs):
         raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
+    if any(value.dtype is ir.DataType.INT8 for value in model.graph.inputs):
+        raise InputError(f"{graph} has its cache in 8 bits: give the graph before its cache was converted")
+    if rounding := sorted({node.op_type for node in model.graph} & _FLOAT32_ONLY):
+        raise InputError(
+            f"{graph} has {', '.join(rounding)}, for float32 only: give the graph before it was rounded"
+        )
     report = convert_model(model)
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)

@@ -47,6 +47,18 @@ def load_graph(directory: Path) -> ir.Model:
     return model
 
 
+def load_fused_graph(directory: Path) -> ir.Model:
+    """`load_graph` of a fused graph, which is what has other precisions.
+
+    Raises:
+        InputError: as `load_graph`, or the portable form.
+    """
+    model = load_graph(directory)
+    if model.functions:
+        raise InputError(f"{directory} is the portable form: give a graph written by `export --form fused`")
+    return model
+
+
 def require_weights(directory: Path, model: ir.Model) -> None:
     """Refuses a graph without its weights, or with a part of them.
 
@@ -224,16 +236,18 @@ def _replaced(
 def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> None:
     """Writes each tensor to its place; once written it is a reference to it, so that later ones can read it."""
     total = _bytes_once(value.const_value for value in places if value.const_value is not None)
-    done: set[Hashable] = set()
+    alike: dict[Hashable, list[ir.Value]] = {}
+    for value in places:
+        assert value.const_value is not None
+        alike.setdefault(_storage(value.const_value), []).append(value)
     with path.open("wb") as file, _Megabytes("write weights", total) as progress, _replaced({}) as written:
-        for value, place in places.items():
-            tensor = value.const_value
+        for values in alike.values():
+            tensor = values[0].const_value
             assert tensor is not None
-            if _storage(tensor) not in done:
-                _write_at(place, tensor, file, progress.advance_bytes)
-                done.add(_storage(tensor))
-            written[value] = tensor
-            value.const_value = place
+            _write_at(places[values[0]], tensor, file, progress.advance_bytes)
+            for value in values:
+                written[value] = value.const_value
+                value.const_value = places[value]
         os.fsync(file.fileno())
 
 

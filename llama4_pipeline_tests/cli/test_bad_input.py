@@ -144,6 +144,14 @@ def test_export_options(
     assert_refused(command, words, out, capsys)
 
 
+def test_a_path_that_cannot_be_one(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / ("x" * 256)
+    arguments = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out)]
+    assert_refused(arguments, ["x" * 256, "File name too long"], out, capsys)
+
+
 def test_output_directory_with_content(
     tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -257,7 +265,7 @@ def test_calibration_without_two_tokens_is_refused(
     assert_refused([*arguments, *asked], ["one.jsonl", "two tokens"], out, capsys)
 
 
-def test_a_graph_of_another_model_is_not_validated(
+def test_a_graph_of_another_model_is_not_validated_or_trained(
     fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, changes, words in (
@@ -266,5 +274,20 @@ def test_a_graph_of_another_model_is_not_validated(
     ):
         other = write_random_checkpoint(tmp_path / name, **changes)
         capsys.readouterr()
-        arguments = ["validate", "--graph", str(fused), "--checkpoint", str(other)]
-        assert_refused(arguments, ["different models", words], tmp_path / "out", capsys)
+        out = tmp_path / "out"
+        for command in (
+            ["validate"],
+            [
+                "quantize",
+                "--out",
+                str(out),
+                "--precision",
+                "int4",
+                "--method",
+                "qat",
+                "--calibration",
+                "x.txt",
+            ],
+        ):
+            arguments = [*command, "--graph", str(fused), "--checkpoint", str(other)]
+            assert_refused(arguments, ["different models", words], out, capsys)

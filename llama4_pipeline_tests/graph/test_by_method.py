@@ -8,8 +8,11 @@ import pytest
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph import quantize as weight_methods
 from llama4_pipeline.graph.by_method import quantize
+from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import METHODS, QAT, QDQ_DYNAMIC, QDQ_STATIC
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 _TEXT = Calibration((np.arange(3, 40),))
 
@@ -37,3 +40,15 @@ def test_a_method_leaves_its_name_in_the_report(method: str, fused_graph: Path, 
 def test_an_unknown_method_is_refused(fused_graph: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown method 'guess': choose one of rtn, k_quant"):
         quantize(fused_graph, tmp_path, precision="int8", method="guess")
+
+
+@pytest.mark.parametrize("method", ["rtn", "gptq", QDQ_DYNAMIC, QDQ_STATIC])
+def test_the_portable_form_is_refused(method: str, tmp_path: Path) -> None:
+    """Of a dense model too, whose matrices any operator could take."""
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", moe_layers=[]))
+    export_graph(checkpoint, tmp_path / "portable", max_context=64)
+    calibration = _TEXT if METHODS[method].calibration == "needed" else None
+    with pytest.raises(InputError, match="portable is the portable form: give a graph written by"):
+        quantize(
+            tmp_path / "portable", tmp_path / "out", precision="int8", method=method, calibration=calibration
+        )

@@ -12,6 +12,9 @@ from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.quantize.cache import quantize_cache
+from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.quantize.toy_graph import Toy
@@ -90,3 +93,16 @@ def _run(graph: Path) -> list[np.ndarray]:
             dtype = np.float16 if "float16" in value.type else np.float32
             feeds[value.name] = np.zeros((1, value.shape[1], 0, value.shape[3]), dtype)
     return session.run(None, feeds)
+
+
+def test_graphs_that_float32_operators_stay_in_are_refused(dense: Path, tmp_path: Path) -> None:
+    calibration = Calibration(tuple(np.random.default_rng(0).integers(0, 131, (8, 40))))
+    quantize_cache(dense, tmp_path / "cache", calibration)
+    quantize_with_ort(dense, tmp_path / "qdq", method="qdq-dynamic")
+    for graph, words in (
+        ("cache", "has its cache in 8 bits"),
+        ("qdq", "DynamicQuantizeLinear, for float32 only"),
+    ):
+        with pytest.raises(InputError, match=words):
+            convert_to_float16(tmp_path / graph, tmp_path / "half")
+    assert not (tmp_path / "half").exists()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.external_data import load_fused_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import Precision, preset_schemes, preset_weights
 from llama4_pipeline.graph.quantize.calibration import Calibration
@@ -76,7 +76,7 @@ def quantize_aware(
     from llama4_pipeline.graph.qat.fake_quantize import initializer_name
     from llama4_pipeline.graph.qat.training import QatPlan, train_quantized
 
-    float_graph = load_graph(graph)
+    float_graph = load_fused_graph(graph)
     stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
     if strange := sorted({weight.name for weight in find_weights(float_graph.graph)[0]} - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")
@@ -86,7 +86,8 @@ def quantize_aware(
     start = time.monotonic()
     divergence = train_quantized(model, schemes, calibration, plan)
     seconds = time.monotonic() - start
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".trained-") as trained:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".trained-") as trained:
         model.save_pretrained(trained)
         checkpoint.copy_sidecars(Path(trained))
         reports = export_in_one_stream(

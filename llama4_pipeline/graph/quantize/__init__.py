@@ -25,7 +25,7 @@ from typing import Literal, TypeVar
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
@@ -122,7 +122,7 @@ def quantize_graph(
         InputError: not a graph directory, an unknown precision or method, a method without the calibration that it
             needs, or a weight that cannot be quantised.
     """
-    model = load_graph(graph)
+    model = load_fused_graph(graph)
     observed, schemes = None, None
     sensitivity: dict[Group, float] = {}
     if calibration is not None:

@@ -46,9 +46,15 @@ def read_calibration(source: str | Path, directory: Path) -> Calibration:
 
 
 def _texts(source: str | Path, directory: Path) -> Iterator[np.ndarray]:
-    tokenizer = load_tokenizer(directory)
+    tokenizer, vocabulary = load_tokenizer(directory), _vocabulary(directory)
     for sample in read_samples(source):
-        yield np.asarray(tokenizer(text_of(sample), verbose=False)[_TOKENS], np.int64)
+        ids = tokenizer(text_of(sample), verbose=False)[_TOKENS]
+        if ids and max(ids) >= vocabulary:
+            raise InputError(
+                f"{directory}: its tokenizer gives token id {max(ids)}, outside the model's vocabulary, "
+                f"0 to {vocabulary - 1}: put the model's own tokenizer there"
+            )
+        yield np.asarray(ids, np.int64)
 
 
 def _holds_token_ids(source: str | Path) -> bool:
@@ -65,7 +71,7 @@ def _holds_token_ids(source: str | Path) -> bool:
 
 
 def _token_ids(file: Path, directory: Path) -> Iterator[np.ndarray]:
-    vocabulary = Architecture.from_config(read_text_config(directory)).vocab_size
+    vocabulary = _vocabulary(directory)
     for number, line in _lines(file):
         place = f"{file}, line {number}"
         try:
@@ -81,6 +87,10 @@ def _token_ids(file: Path, directory: Path) -> Iterator[np.ndarray]:
                     f"{place}: token id {token} is outside the model's vocabulary, 0 to {vocabulary - 1}"
                 )
         yield np.asarray(ids, np.int64)
+
+
+def _vocabulary(directory: Path) -> int:
+    return Architecture.from_config(read_text_config(directory)).vocab_size
 
 
 def _lines(file: Path) -> Iterator[tuple[int, bytes]]:

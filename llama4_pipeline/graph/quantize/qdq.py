@@ -24,7 +24,13 @@ from onnxruntime.quantization import (
 )
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import MODEL_FILE, initializer_bytes, load_graph, save_graph
+from llama4_pipeline.graph.external_data import (
+    MODEL_FILE,
+    initializer_bytes,
+    load_fused_graph,
+    load_graph,
+    save_graph,
+)
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
 from llama4_pipeline.graph.quantize.weights import Weight, find_weights
@@ -52,11 +58,12 @@ def quantize_with_ort(
         InputError: not a graph directory, or a float16 graph for "qdq-dynamic".
     """
     start = time.monotonic()
-    if method == QDQ_DYNAMIC and _holds_float16(load_graph(graph).graph):
+    if _holds_float16(load_fused_graph(graph).graph) and method == QDQ_DYNAMIC:
         raise InputError(
             f"{method} measures float32 activations and {graph} has float16: give the float32 graph"
         )
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=".qdq-") as scratch:
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".qdq-") as scratch:
         copied, written = Path(scratch) / "copied", Path(scratch) / "written"
         copied.mkdir()
         written.mkdir()

@@ -130,7 +130,7 @@ def _weight_inputs(node: ir.Node) -> list[tuple[ir.Value, Layout]]:
         found.append((node.inputs[0], Layout.ROWS_FIRST))
     elif node.op_type == "MoE":
         found += [(node.inputs[2], Layout.EXPERTS), (node.inputs[4], Layout.EXPERTS)]
-    return [(value, layout) for value, layout in found if value is not None and _is_matrix(value)]
+    return [(value, layout) for value, layout in found if value is not None and _is_matrix(value, layout)]
 
 
 def transposed(value: ir.Value | None) -> ir.Value | None:
@@ -141,11 +141,12 @@ def transposed(value: ir.Value | None) -> ir.Value | None:
     return node.inputs[0]
 
 
-def _is_matrix(value: ir.Value) -> bool:
+def _is_matrix(value: ir.Value, layout: Layout) -> bool:
+    """Whether a quantised operator can take it; both stacks of a MoE, or none."""
     if not value.is_initializer() or value.dtype not in FLOAT_TYPES or "router" in (value.name or ""):
         return False
     shape = _shape(value)
-    return len(shape) >= 2 and int(np.prod(shape)) >= _LARGE_WEIGHTS
+    return layout is Layout.EXPERTS or (len(shape) >= 2 and int(np.prod(shape)) >= _LARGE_WEIGHTS)
 
 
 def _reason_to_stay(value: ir.Value) -> str:

@@ -1,5 +1,6 @@
 """Calibration from samples and from token ids."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,18 @@ def test_a_bad_row_of_token_ids_is_named(
     (tmp_path / "ids.jsonl").write_text('{"input_ids": [1, 2]}\n' + row)
     with pytest.raises(InputError, match=f"ids.jsonl, line 2: {fault}"):
         read_calibration(tmp_path / "ids.jsonl", without_tokenizer)
+
+
+def test_a_tokenizer_of_another_model_is_refused(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_random_checkpoint, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"vocab_size": 5}))
+    (tmp_path / "text.txt").write_text("the of and to in")
+    with pytest.raises(
+        InputError, match=r"its tokenizer gives token id \d+, outside the model's vocabulary, 0 to 4"
+    ):
+        read_calibration(tmp_path / "text.txt", model)
 
 
 def test_a_sample_may_carry_token_ids_that_nobody_reads(tiny_random_checkpoint: Path, tmp_path: Path) -> None:

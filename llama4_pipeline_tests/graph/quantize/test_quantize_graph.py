@@ -11,6 +11,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import METHODS, Precision, quantize_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.roofline import stored_graph
 from llama4_pipeline.runtime.ort import OrtDecoder
@@ -160,6 +161,28 @@ def test_every_expert_of_a_token_finds_packed_weights(
     data = [directory / "model.onnx.data" for directory in (out, tmp_path / "again")]
     assert data[0].read_bytes() == data[1].read_bytes()
     assert stored < sum(file.stat().st_size for file in out.glob("model.onnx*")) < 1.5 * stored
+
+
+def test_two_experts_a_token_are_quantised_once(tmp_path: Path) -> None:
+    """Both nodes of a layer read the same codes, while the layers behind it are still calibrated."""
+    directory = write_random_checkpoint(tmp_path / "checkpoint", num_experts_per_tok=2)
+    graph = tmp_path / "float"
+    export_in_one_stream(Checkpoint.open(directory), graph, form="fused", precision="fp32", max_context=64)
+    texts = Calibration(tuple(np.random.default_rng(0).integers(3, 131, (20, 40))))
+    report = quantize_graph(graph, tmp_path / "out", precision="int4", method="gptq", calibration=texts)
+    seen = {len(tensor.tokens) for tensor in report.tensors if ".experts." in tensor.name}
+    assert seen == {4}
+
+
+def test_small_experts_are_quantised_with_their_large_partners(tmp_path: Path) -> None:
+    directory = write_random_checkpoint(
+        tmp_path / "checkpoint", hidden_size=16, intermediate_size=32, num_local_experts=1
+    )
+    report = export_in_one_stream(
+        Checkpoint.open(directory), tmp_path / "out", form="fused", precision="int4", max_context=64
+    )
+    stored = {tensor["name"].rpartition(".")[2] for tensor in report["quantize"]["tensors"]}
+    assert {"gate_up_proj", "down_proj"} <= stored
 
 
 def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
