@@ -2,8 +2,15 @@
 
 import ctypes
 import importlib.metadata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+# By distribution: whether a version of it can use a GPU, and what to say where it cannot or is not there.
+_CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
+    "onnxruntime-gpu": (lambda version: True, "onnxruntime-gpu is not installed"),
+    "torch": (lambda version: not version.endswith("+cpu"), "PyTorch is a build for the CPU"),
+}
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,7 @@ class Device:
 
 def find_device() -> Device:
     """CUDA where a GPU, its driver and the libraries' CUDA builds are there; else the CPU."""
-    gpu = _first_gpu()
+    gpu = first_gpu()
     if gpu is None:
         return Device("cpu", "no NVIDIA GPU with a driver was found")
     if missing := missing_cuda_build():
@@ -38,22 +45,17 @@ def find_device() -> Device:
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
 
 
-def missing_cuda_build() -> str | None:
-    """Which of the installed libraries cannot use a GPU, or None."""
-    for library, is_cuda_build, remedy in _CUDA_BUILDS:
+def missing_cuda_build(*libraries: str) -> str | None:
+    """Which of the libraries, by default onnxruntime-gpu and torch, cannot use a GPU; None if all can."""
+    for library in libraries or _CUDA_BUILDS:
+        is_cuda_build, remedy = _CUDA_BUILDS[library]
         version = _version(library)
         if version is None or not is_cuda_build(version):
             return remedy
     return None
 
 
-_CUDA_BUILDS = (
-    ("onnxruntime-gpu", lambda version: True, "onnxruntime-gpu is not installed"),
-    ("torch", lambda version: not version.endswith("+cpu"), "PyTorch is a build for the CPU"),
-)
-
-
-def _first_gpu() -> str | None:
+def first_gpu() -> str | None:
     """Name of the first visible CUDA device, asked from the driver itself."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")

@@ -18,6 +18,7 @@ import numpy as np
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.llamacpp_form import LlamaCppForm, find_form
 from llama4_pipeline.llama4.weights import iterate_rows
+from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.units import format_bytes
 
@@ -30,7 +31,6 @@ ENCODINGS = {
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
-CONFIG_KEY = "llama4_pipeline.config"
 """Metadata: the text configuration as JSON."""
 
 
@@ -111,7 +111,7 @@ def _describe(
     writer.add_layer_norm_rms_eps(architecture.rms_norm_eps)
     writer.add_vocab_size(architecture.vocab_size)
     writer.add_tokenizer_model("none")
-    writer.add_string(CONFIG_KEY, json.dumps(dict(checkpoint.text_config)))
+    writer.add_string(GGUF_CONFIG_KEY, json.dumps(dict(checkpoint.text_config)))
     if form.experts:
         writer.add_expert_count(form.experts)
         writer.add_expert_used_count(architecture.experts_per_token)

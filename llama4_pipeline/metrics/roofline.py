@@ -10,6 +10,7 @@ import numpy as np
 
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 
 _EXPERT_OPERATORS = ("MoE", "QMoE")
 # They read an embedding, or a table of angles, by row.
@@ -94,10 +95,8 @@ def stored_gguf(file: Path) -> tuple[StoredModel, Architecture] | None:
     """Weights of a GGUF file and its model, from the header; None for a file that `write_gguf` did not write."""
     import gguf
 
-    from llama4_pipeline.llama4.gguf import CONFIG_KEY
-
     reader = gguf.GGUFReader(file)
-    config = reader.get_field(CONFIG_KEY)
+    config = reader.get_field(GGUF_CONFIG_KEY)
     if config is None:
         return None
     architecture = Architecture.from_config(json.loads(config.contents()))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llama4_pipeline.device import first_gpu, missing_cuda_build
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
@@ -119,16 +120,16 @@ def _open_tensorrt_llm(checkpoint: Path | str, dtype: str, _threads: int, _devic
     return TensorRtLlmDecoder(Checkpoint.open(checkpoint), dtype)
 
 
-def _no_gpu() -> str | None:
-    return (
-        None
-        if shutil.which("nvidia-smi")
-        else "no NVIDIA GPU (nvidia-smi is not there); use a machine with one"
-    )
+def _cuda_missing(*libraries: str) -> str | None:
+    """Why the libraries cannot run on a GPU here: there is none with a driver, or they are builds for the CPU."""
+    if first_gpu() is None:
+        return "no NVIDIA GPU with a driver was found; use a machine with one"
+    missing = missing_cuda_build(*libraries)
+    return missing and f"{missing}; install llama4-pipeline[gpu] in place of [cpu]"
 
 
 def _pytorch_missing(device: str) -> str | None:
-    return _no_gpu() if device == "cuda" else None
+    return _cuda_missing("torch") if device == "cuda" else None
 
 
 def _compile_missing(device: str) -> str | None:
@@ -142,7 +143,7 @@ def _onnxruntime_missing(device: str) -> str | None:
         require_onnxruntime()
     except InputError as error:
         return str(error)
-    return _no_gpu() if device == "cuda" else None
+    return _cuda_missing("onnxruntime-gpu", "torch") if device == "cuda" else None  # torch measures the GPU
 
 
 def _llamacpp_missing(device: str) -> str | None:
@@ -158,7 +159,7 @@ def _tensorrt_llm_missing(device: str) -> str | None:
         return "tensorrt_llm is not installed; pip install tensorrt-llm on a Linux machine with an NVIDIA GPU"
     if device != "cuda":
         return "it runs on CUDA only; use --device cuda"
-    return _no_gpu()
+    return _cuda_missing("torch")
 
 
 ENGINES: Mapping[str, Engine] = {

@@ -9,6 +9,7 @@ import llama_cpp
 import numpy as np
 
 from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
 
 logger = logging.getLogger(__name__)
@@ -48,8 +49,9 @@ class LlamaCppDecoder:
         self._threads = threads
         self._context: Any = None
         self._exact = self._metadata("general.file_type") == _ALL_FLOAT32
-        # The whole cache is allocated at once.
-        self.max_context = min(llama_cpp.llama_model_n_ctx_train(self._model), _LONGEST_CONTEXT)
+        trained = llama_cpp.llama_model_n_ctx_train(self._model)
+        # The whole cache is allocated at once; our own files have the context that was asked for.
+        self.max_context = trained if self._metadata(GGUF_CONFIG_KEY) else min(trained, _LONGEST_CONTEXT)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
         self._open_context(1)
@@ -80,7 +82,8 @@ class LlamaCppDecoder:
 
     def cache_bytes(self) -> int:
         form = self._metadata("general.architecture")
-        width = int(self._metadata(f"{form}.attention.key_length"))
+        evenly = llama_cpp.llama_model_n_embd(self._model) // llama_cpp.llama_model_n_head(self._model)
+        width = int(self._metadata(f"{form}.attention.key_length") or evenly)
         heads = llama_cpp.llama_model_n_head_kv(self._model)
         element_bytes = 4 if self._exact else 2
         per_token = 2 * llama_cpp.llama_model_n_layer(self._model) * heads * width * element_bytes

@@ -78,8 +78,9 @@ def candidates(logits: np.ndarray, sampling: Sampling) -> tuple[np.ndarray, np.n
         drop has probability 0. C is the vocabulary only when nothing filters.
     """
     vocab = logits.shape[1]
-    scaled = logits.astype(np.float64) / sampling.temperature
-    weights = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    below_best = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    with np.errstate(over="ignore"):  # a temperature next to 0 leaves the best alone
+        weights = np.exp(below_best / sampling.temperature)
     if 0 < sampling.top_k < vocab:
         tokens = np.argpartition(weights, vocab - sampling.top_k, axis=1)[:, vocab - sampling.top_k :]
         weights = np.take_along_axis(weights, tokens, axis=1)

@@ -68,7 +68,8 @@ def decode_stream(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[int]) -
     """Text of tokens as they come.
 
     A token's text depends on the one before it (spaces), and a character may need several tokens; so each piece is the
-    difference between two decodings of the last few tokens, held back while it ends inside a character.
+    difference between two decodings of the last few tokens, held back while it ends inside a character; what the last
+    tokens leave of one is left out.
     """
     ids: list[int] = []
     context, shown = 0, 0
@@ -78,6 +79,9 @@ def decode_stream(tokenizer: "PreTrainedTokenizerBase", tokens: Iterable[int]) -
         if len(after) > len(before) and not after.endswith(_INCOMPLETE):
             yield after[len(before) :]
             context, shown = shown, len(ids)
+    before, after = (_text(tokenizer, part) for part in (ids[context:shown], ids[context:]))
+    if rest := after[len(before) :].rstrip(_INCOMPLETE):
+        yield rest
 
 
 def _text(tokenizer: "PreTrainedTokenizerBase", ids: list[int]) -> str:

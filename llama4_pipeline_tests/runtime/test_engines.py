@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from llama4_pipeline import device
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime import engines
 from llama4_pipeline.runtime.engines import ENGINES, EngineUnavailable, open_decoder
 
 
@@ -50,3 +52,12 @@ def test_the_registry_imports_no_engine():
     heavy = "{'torch', 'onnxruntime', 'transformers', 'llama_cpp', 'tensorrt_llm'}"
     code = f"import sys, llama4_pipeline.runtime.engines; print(sorted({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_a_build_for_the_cpu_is_told_where_a_gpu_is_asked_for(monkeypatch, tiny_random_checkpoint):
+    monkeypatch.setattr(engines, "first_gpu", lambda: "NVIDIA H100")
+    monkeypatch.setattr(device.importlib.metadata, "version", {"torch": "2.13.0+cpu"}.__getitem__)
+    with pytest.raises(
+        EngineUnavailable, match=r"PyTorch is a build for the CPU; install llama4-pipeline\[gpu\]"
+    ):
+        open_decoder("pytorch", checkpoint=tiny_random_checkpoint, device="cuda")

@@ -85,3 +85,8 @@ def test_nan_is_not_sampled_over(sampling):
 def test_bad_parameters_name_themselves(bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         Sampling(**bad)
+
+
+def test_a_temperature_next_to_zero_takes_the_best():
+    logits = np.array([[1.0, 3.0, 2.0]], dtype=np.float32)
+    assert Sampler(Sampling(temperature=1e-308))(logits).tolist() == [1]

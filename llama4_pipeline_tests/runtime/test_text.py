@@ -36,3 +36,12 @@ def test_pieces_are_whole_characters_and_add_up(byte_tokenizer: "PreTrainedToken
 def test_special_tokens_are_not_shown(byte_tokenizer: "PreTrainedTokenizerBase") -> None:
     ids = [*byte_tokenizer("end")["input_ids"], byte_tokenizer.eos_token_id]
     assert "".join(decode_stream(byte_tokenizer, ids)) == "end"
+
+
+def test_text_that_ends_inside_a_character_keeps_the_whole_ones_before(
+    byte_tokenizer: "PreTrainedTokenizerBase",
+) -> None:
+    ids = byte_tokenizer("ab日")["input_ids"]
+    assert "".join(decode_stream(byte_tokenizer, ids[:-1])) == "ab"
+    doubled = byte_tokenizer.add_tokens(["é\N{REPLACEMENT CHARACTER}"]) and len(byte_tokenizer) - 1
+    assert "".join(decode_stream(byte_tokenizer, [*ids, doubled])) == "ab日é"
