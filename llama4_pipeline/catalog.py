@@ -37,6 +37,7 @@ USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
 CATALOG_FILE = Path(__file__).with_suffix(".toml")
 # Model names are partition keys and directory names; no longer than a recipe takes them.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_PARTITION_RANGE = "..."  # stands between two keys where Dagster reads a range of them
 _SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+|local:.+")
 _SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME" or "local:DIR"'
 # Keys of Llama4TextConfig that do not shape the tensors.
@@ -62,7 +63,7 @@ class BenchmarkPlan(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     prompt_tokens: PositiveInt = 128
-    new_tokens: PositiveInt = 32
+    new_tokens: Annotated[StrictInt, Field(ge=2)] = 32
     batch_sizes: tuple[PositiveInt, ...] = Field(default=(1, 2, 4, 8), min_length=1)
     repeats: PositiveInt = 1
 
@@ -219,9 +220,11 @@ class ModelSpec(BaseModel):
         )
 
     def _run_stages(self) -> Iterator[str]:
-        """Those that run the whole model in float32 over many texts."""
+        """Those that run the whole model in float32 over many texts, beside another of it at times."""
         if self.is_run_for_quantization:
             yield "datasets"
+        if self.has_trained_weights:
+            yield from ("pytorch_baseline", "benchmarks")
         if self.has_trained_weights and self.quantization.compare:
             yield "quantization_tradeoff"
 
@@ -323,10 +326,10 @@ def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
     for name, table in models.items():
         if not isinstance(table, dict):
             raise InputError(f"{file}: models.{name} is {table!r}, expected a table [models.{name}]")
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or _PARTITION_RANGE in name:
             raise InputError(
                 f"{file}: the model name {name!r} is a directory's too, expected up to 100 of a-z, 0-9, '.', "
-                "'_' and '-', a letter or digit first"
+                f"'_' and '-', a letter or digit first, without {_PARTITION_RANGE!r}"
             )
         _resolve_paths(table, file)
     return models
@@ -336,13 +339,20 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
     """Makes the directory of a "local:DIR" source, and data files, absolute: they are relative to the catalog file."""
     kind, _, directory = str(table.get("source")).partition(":")
     if kind == "local" and directory:
-        table["source"] = f"local:{(file.parent / Path(directory).expanduser()).resolve()}"
+        table["source"] = f"local:{_absolute(directory, file)}"
     data = table.get("data")
     if not isinstance(data, dict):
         return
     for name, source in list(data.items()):
         if isinstance(source, str) and not source.startswith(LIBRARY_PREFIX):
-            data[name] = str((file.parent / Path(source).expanduser()).resolve())
+            data[name] = str(_absolute(source, file))
+
+
+def _absolute(path: str, file: Path) -> Path:
+    try:
+        return (file.parent / Path(path).expanduser()).resolve()
+    except RuntimeError as error:
+        raise InputError(f"{file}: {path}: {error}; write the directory out") from error
 
 
 def _model(name: str, table: dict[str, Any], file: Path) -> ModelSpec:

@@ -135,6 +135,11 @@ def running_needs(graph_bytes: int) -> Needs:
     return Needs(_PROCESS_BYTES + 2 * graph_bytes, 0)
 
 
+def judging_needs(graph_bytes: int, architecture: Architecture) -> Needs:
+    """What it takes to judge a graph on texts beside PyTorch's model in float32."""
+    return Needs(_PROCESS_BYTES + graph_bytes + architecture.parameters() * _GRAPH_BYTES, 0)
+
+
 def whole_validation_bytes(architecture: Architecture) -> int:
     """Memory to hold PyTorch's model and ONNX Runtime's side by side, in float32."""
     return _PROCESS_BYTES + 2 * architecture.parameters() * _GRAPH_BYTES

@@ -16,6 +16,8 @@ from llama4_pipeline.cli.result import as_lines, show
 from llama4_pipeline.cli.same_model import require_same_model
 from llama4_pipeline.device import find_device
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.needs import judging_needs
+from llama4_pipeline.preflight import require
 
 _THREADS = click.option(
     "--threads", type=POSITIVE, metavar="N", help="Threads to compute with.  [default: all cores]"
@@ -104,9 +106,13 @@ def evaluate(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.metrics.evaluate import evaluate_graph
 
-    if checkpoint:
-        require_same_model(graph, checkpoint, Checkpoint.open(checkpoint).architecture)
     where = device or find_device().name
+    if checkpoint:
+        architecture = Checkpoint.open(checkpoint).architecture
+        require_same_model(graph, checkpoint, architecture)
+        if where == "cpu":
+            size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
+            require("this evaluation", judging_needs(size, architecture), graph)
     quality = evaluate_graph(graph, data, checkpoint, threads=threads or 0, device=where)
     record = quality.model_dump(mode="json")
     show(record, as_lines(record), as_json)

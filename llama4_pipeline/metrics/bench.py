@@ -41,8 +41,8 @@ def bench(
 ) -> Measurement:
     """Measures one engine in this process.
 
-    The peak of memory is that of the whole process; call it in a process of its own (`isolated.measure_isolated`)
-    for a figure that compares.
+    The peak of memory is that of the whole process until batch 1 is done; call it in a process of its own
+    (`isolated.measure_isolated`) for a figure that compares.
 
     Args:
         engine: a name in `runtime.engines.ENGINES`.
@@ -69,9 +69,13 @@ def bench(
     )
     load_seconds = time.perf_counter() - start
     latency = measure_decoder(
-        decoder, prompt_tokens=prompt_tokens, new_tokens=new_tokens, batch_sizes=batch, repeats=repeats
+        decoder,
+        prompt_tokens=prompt_tokens,
+        new_tokens=new_tokens,
+        batch_sizes=batch,
+        repeats=repeats,
+        memory=memory,
     )
-    peak = memory.peak_bytes()
     providers = decoder.providers()
     decoder.close()
     bandwidth = measure_read_bandwidth(threads, device)
@@ -80,7 +84,7 @@ def bench(
     step_ms = latency.decode_latency_ms.p50
     read = facts.bytes_per_token(prompt_tokens, new_tokens)
     return Measurement(
-        model=model or path.name,
+        model=model or path.resolve().name,
         engine=facts.title,
         precision=facts.precision,
         device=device,
@@ -98,7 +102,7 @@ def bench(
         throughput=latency.throughput,
         model_bytes=facts.model_bytes,
         kv_cache_bytes=latency.cache_bytes,
-        peak_memory_bytes=peak,
+        peak_memory_bytes=latency.peak_memory_bytes,
         active_bytes_per_token=read,
         roofline_share=None if read is None else roofline_share(read, bandwidth, step_ms),
         providers=providers,

@@ -116,6 +116,7 @@ def evaluate(
 
     Raises:
         InputError: bad data, named by line; a text or a prompt that does not fit the decoder.
+        CheckFailed: logits hold NaN.
     """
     samples = _all_samples(data)
     documents = _documents(tokenizer, samples)
@@ -135,9 +136,8 @@ def evaluate(
             "accuracy": accuracy.mean,
             "accuracy_stderr": accuracy.stderr,
         }
-    return QualityResult.model_validate(
-        {name: value for name, value in figures.items() if not math.isnan(value)}
-    )
+    unknown = {name for name, value in figures.items() if name.endswith("stderr") and math.isnan(value)}
+    return QualityResult.model_validate({name: figures[name] for name in figures.keys() - unknown})
 
 
 def text_documents(

@@ -1,9 +1,11 @@
 """Each engine in a process of its own, so that peaks of memory, thread pools and caches don't mix."""
 
+import ctypes
 import json
 import logging
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from pydantic import ValidationError
 
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.bench import Facts, engine_facts
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.preflight import room
@@ -28,6 +31,8 @@ from llama4_pipeline.units import format_bytes
 logger = logging.getLogger(__name__)
 
 _TAIL_LINES = 15
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _HUGE_PAGES = "glibc.malloc.hugetlb=1"  # some percent of a decode step; glibc reads it when a process starts
 _TIME_OF_DAY = re.compile(r"^\d\d:\d\d:\d\d ")
 
@@ -66,12 +71,12 @@ class BenchRequest:
         words += ["--batch", ",".join(map(str, self.batch)), "--repeats", str(self.repeats)]
         return words + (["--threads", str(self.threads)] if self.threads else [])
 
-    def unavailable(self, reason: str) -> Measurement:
-        """The row of an engine that cannot run here."""
+    def unavailable(self, reason: str, facts: Facts | None = None) -> Measurement:
+        """The row of an engine that cannot run here; `facts` of the model that it would have run, if they are known."""
         return Measurement(
             model=self.model,
-            engine=find_engine(self.engine).title,
-            precision=self.dtype,
+            engine=facts.title if facts else find_engine(self.engine).title,
+            precision=facts.precision if facts else self.dtype,
             device=self.device,
             threads=self.threads or available_cores(),
             machine=describe_machine(),
@@ -92,10 +97,13 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     Raises:
         CheckFailed: the process died or printed no measurement; with the end of what it said.
     """
-    reason = find_engine(request.engine).missing(request.device) or _short_memory(request)
-    if reason:
-        logger.warning("%s is left out: %s", request.engine, reason)
-        return request.unavailable(reason)
+    if missing := find_engine(request.engine).missing(request.device):
+        logger.warning("%s is left out: %s", request.engine, missing)
+        return request.unavailable(missing)
+    if short := _short_memory(request):
+        facts = engine_facts(request.engine, request.graph or Path(str(request.checkpoint)), request.dtype)
+        logger.warning("%s is left out: %s", facts.title, short)
+        return request.unavailable(short, facts)
     what = f"bench of {request.engine} on {request.model}"
     line = last_line(request.command(), what)
     try:
@@ -118,7 +126,12 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
         CheckFailed: the process died, printed nothing or took too long; with the end of what it said.
     """
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+        preexec_fn=_end_with_parent,
     )
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -151,6 +164,11 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     if not output:
         raise CheckFailed(f"{what} printed no measurement: {tail}")
     return output[-1]
+
+
+def _end_with_parent() -> None:
+    """Has the kernel kill this process with the one that started it: nobody may measure beside a leftover of it."""
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _environment() -> dict[str, str]:

@@ -10,6 +10,7 @@ import numpy as np
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.measurement import Percentiles
+from llama4_pipeline.metrics.memory import MemoryMeter
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.generate import generate
@@ -33,6 +34,7 @@ class Latency:
         sampling_latency_ms: Steps of all repeats, with `BENCHMARK_SAMPLING`.
         throughput: Batch size -> tokens per second of all rows, decode steps only, greedy.
         cache_bytes: Allocated at batch 1 when the last token was out.
+        peak_memory_bytes: Until then, sampling included; None without a meter.
     """
 
     time_to_first_token_ms: float
@@ -42,6 +44,7 @@ class Latency:
     sampling_latency_ms: Percentiles
     throughput: dict[int, float]
     cache_bytes: int
+    peak_memory_bytes: int | None
 
 
 def measure_decoder(
@@ -51,6 +54,7 @@ def measure_decoder(
     new_tokens: int,
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 3,
+    memory: MemoryMeter | None = None,
     seed: int = 0,
 ) -> Latency:
     """Generates from random prompts and times each token as the caller sees it.
@@ -83,6 +87,7 @@ def measure_decoder(
         greedy = runs.time(1, GREEDY, progress)
         cache_bytes = decoder.cache_bytes()
         sampled = runs.time(1, BENCHMARK_SAMPLING, progress)
+        peak = memory.peak_bytes() if memory else None
         batched = {size: runs.time(size, GREEDY, progress) for size in others}
     steps = _milliseconds(greedy)
     first = statistics.median(run[0] for run in greedy)
@@ -98,6 +103,7 @@ def measure_decoder(
             if size in batch_sizes
         },
         cache_bytes=cache_bytes,
+        peak_memory_bytes=peak,
     )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 
@@ -77,6 +77,10 @@ def predictions(
     """Runs the windows; yields of each float32 logits [scored, vocab] and the int64 tokens [scored].
 
     Arguments are checked and windows run as the iterator is consumed; one window's logits live at a time.
+
+    Raises:
+        CheckFailed: logits hold NaN.
+        InputError: as in `measure_perplexity`.
     """
     context, stride = _window_sizes(decoder, context, stride)
     if not count_targets(documents):
@@ -86,6 +90,8 @@ def predictions(
             decoder.reset()
             tokens = np.asarray(document[window.start : window.stop], dtype=np.int64)
             logits = decoder.forward(tokens[None, :-1], logits_to_keep=window.scored)
+            if np.isnan(logits).any():
+                raise CheckFailed(f"logits of {decoder.engine} hold NaN: the model or its weights are broken")
             yield logits[0], tokens[-window.scored :]
 
 

@@ -130,7 +130,7 @@ _CLAIMS = (
         row=_onnx(*_FLOAT),
         figure=lambda each: each.peak_memory_bytes,
         text=format_bytes,
-        bound=0.71,
+        bound=1.0,
     ),
     _Claim(
         "ONNX Runtime INT8 needs a quarter of PyTorch's memory",

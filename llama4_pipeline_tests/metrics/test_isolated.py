@@ -1,6 +1,7 @@
 """Engines in processes of their own: the record comes back, a death is told with its last words."""
 
 import sys
+import time
 from pathlib import Path
 from threading import Timer
 
@@ -38,6 +39,9 @@ def test_a_model_that_does_not_fit_is_a_row_with_the_figures(tmp_path):
     write_synthetic_checkpoint(tmp_path, find_model("maverick").config, seed=0, dtype="bfloat16")
     row = measure_isolated(request(tmp_path))
     assert row.unavailable.startswith("its weights take 1,603 GB, ")
+    assert (row.engine, row.precision) == ("PyTorch eager", "float32")
+    row = measure_isolated(request(tmp_path, dtype="bfloat16"))
+    assert (row.engine, row.precision) == ("PyTorch eager BF16", "bfloat16")  # as the row of one that fits
 
 
 def test_a_process_that_fails_is_told_with_its_last_words(tmp_path):
@@ -53,6 +57,18 @@ def test_a_process_that_is_killed_is_told(tiny_random_checkpoint):
     killer.start()
     with pytest.raises(CheckFailed, match="bench of pytorch on tiny ended by signal 9"):
         measure_isolated(killed)
+
+
+def test_a_process_does_not_outlive_the_one_that_measures():
+    """A stage that is killed and started again would measure beside it."""
+    code = "from llama4_pipeline.metrics.isolated import last_line; last_line(['sleep', '600'], 'sleep')"
+    measuring = psutil.Popen([sys.executable, "-c", code])
+    while not (found := measuring.children()):
+        time.sleep(0.1)
+    measuring.kill()
+    measuring.wait()
+    _, alive = psutil.wait_procs(found, timeout=10)
+    assert not alive
 
 
 def test_a_process_that_takes_too_long_is_ended():

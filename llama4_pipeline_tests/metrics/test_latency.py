@@ -52,6 +52,21 @@ def test_figures_are_those_of_the_engine():
     assert 0 < latency.throughput[1] <= 1 / STEP_SECONDS
     assert latency.throughput[1] < latency.throughput[2] <= 2 / STEP_SECONDS
     assert latency.cache_bytes == 10 * (10 + 7)
+    assert latency.peak_memory_bytes is None
+
+
+def test_the_peak_of_memory_is_that_of_batch_1():
+    decoder = MeteredDecoder()
+
+    class Meter:
+        def peak_bytes(self) -> int:
+            return max(batch for batch, _ in decoder.calls)
+
+    latency = measure_decoder(
+        decoder, prompt_tokens=4, new_tokens=2, batch_sizes=(1, 8), repeats=1, memory=Meter()
+    )
+    assert latency.peak_memory_bytes == 1
+    assert max(batch for batch, _ in decoder.calls) == 8
 
 
 def test_one_generation_of_each_kind_is_discarded():

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.metrics.perplexity import Perplexity, log_softmax, measure_perplexity, windows
 from llama4_pipeline.runtime.engines import open_decoder
 
@@ -96,3 +96,17 @@ def test_windows_that_do_not_fit_are_refused(decoder, context, stride, message):
 def test_a_text_of_one_token_is_refused(decoder):
     with pytest.raises(InputError, match="two tokens"):
         measure_perplexity(decoder, [_DOCUMENT[:1]])
+
+
+def test_logits_that_are_no_numbers_are_a_failure(decoder):
+    class Broken:
+        engine, max_context, vocab_size = "broken", decoder.max_context, decoder.vocab_size
+        reset = decoder.reset
+
+        def forward(self, *arguments, **options):
+            logits = decoder.forward(*arguments, **options).copy()
+            logits[0, -1, 5] = np.nan
+            return logits
+
+    with pytest.raises(CheckFailed, match="logits of broken hold NaN"):
+        measure_perplexity(Broken(), [_DOCUMENT])
