@@ -2,8 +2,11 @@
 # Interpreter that makes .venv: the first of these names that is Python 3.11 to 3.13.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3; do \
 	$$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$name && break; done)
-# cpu or gpu chooses the ONNX Runtime package (never both); dev brings the checks and the tests.
-EXTRAS ?= cpu,dev
+# cpu or gpu chooses the ONNX Runtime package (never both); dev brings the checks and the tests. What .venv was made
+# with stays until other extras are named.
+INSTALLED := .venv/.installed
+INSTALLED_EXTRAS := $(shell cat $(INSTALLED) 2>/dev/null)
+EXTRAS ?= $(if $(INSTALLED_EXTRAS),$(INSTALLED_EXTRAS),cpu,dev)
 # Further package index searched for torch. Linux wheels of the default index bring CUDA along, several GB;
 # without a GPU, https://download.pytorch.org/whl/cpu gives the small build.
 TORCH_INDEX ?=
@@ -23,7 +26,7 @@ GPU_HAS ?=
 GPU_PIECE_MB ?= 1000
 
 BIN := .venv/bin
-INSTALLED := .venv/.installed
+OTHER_RUNTIME = $(if $(findstring gpu,$(EXTRAS)),onnxruntime,onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
@@ -33,12 +36,16 @@ help: ## List the targets
 
 setup: $(INSTALLED) ## Make .venv and install the locked packages
 
+ifneq ($(EXTRAS),$(INSTALLED_EXTRAS))
+.PHONY: $(INSTALLED)
+endif
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11, 3.12 or 3.13 found; install one or pass PYTHON=PATH" >&2; exit 2; }
 	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip uninstall --disable-pip-version-check -qq -y $(OTHER_RUNTIME)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
-	@touch $@
+	@echo '$(EXTRAS)' > $@
 
 demo: setup ## Run every stage for the model tiny and print the benchmark table
 	$(BIN)/llama4-pipeline run --model tiny

@@ -116,10 +116,6 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
         raise InputError(f"opset {opset} is too new: the exporter knows opsets to {NEWEST_OPSET}")
     if max_context < 1:
         raise InputError(f"max context {max_context} is not a number of tokens: give 1 or more")
-    if config.hidden_act != "silu":
-        raise InputError(
-            f"hidden_act {config.hidden_act!r} is not exportable: the experts' kernels compute silu only"
-        )
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(

@@ -135,14 +135,6 @@ class Architecture:
         """
         return math.ceil(self.active_parameters() * bits_per_weight / 8)
 
-    def flops_per_token(self, context: int = 0) -> int:
-        """Floating point operations of one token that sees `context` tokens before it.
-
-        Two for every active weight, and two for every element of the score and value products of attention.
-        """
-        seen = sum(min(context + 1, layer.chunk_size or context + 1) for layer in self.layers)
-        return 2 * self.active_parameters() + 4 * self.num_attention_heads * self.head_dim * seen
-
     def kv_cache_bytes(self, tokens: int, batch: int = 1, bytes_per_element: int = 4) -> int:
         """Bytes of a key and value cache that keeps every token on every layer."""
         per_token = 2 * len(self.layers) * self.num_key_value_heads * self.head_dim

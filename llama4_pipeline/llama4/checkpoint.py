@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -93,7 +94,7 @@ class Checkpoint:
 
         try:
             return Llama4TextConfig(**self.text_config)
-        except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
+        except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
 
     @cached_property
@@ -119,6 +120,7 @@ class Checkpoint:
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig
 
+        self.rotary_frequencies()  # a bad rotation is told before weights are read
         config = type(self.config)(**self.config.to_dict())
         if config.attention_chunk_size is None:
             config.attention_chunk_size = _UNCHUNKED
@@ -136,11 +138,27 @@ class Checkpoint:
         return model.eval()
 
     def rotary_frequencies(self) -> tuple["torch.Tensor", float]:
-        """Frequencies float32 [head_dim / 2] and the factor on cosine and sine, by transformers' own code."""
+        """Frequencies float32 [head_dim / 2] and the factor on cosine and sine, by transformers' own code.
+
+        Raises:
+            InputError: `rope_parameters` give none, not as many, or some that are not finite.
+        """
         from transformers.models.llama4.modeling_llama4 import Llama4TextRotaryEmbedding
 
-        rotary = Llama4TextRotaryEmbedding(self.config)
-        return rotary.inv_freq.float(), float(rotary.attention_scaling)
+        try:
+            rotary = Llama4TextRotaryEmbedding(self.config)
+            frequencies, factor = rotary.inv_freq.float(), float(rotary.attention_scaling)
+        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+            raise self._bad_rope(f"transformers makes no rotation of it ({one_line(error)})") from error
+        pairs = -(-self.architecture.head_dim // 2)  # a head without rotation may be odd
+        if len(frequencies) != pairs:
+            raise self._bad_rope(f"it turns {len(frequencies)} of the {pairs} pairs of a head")
+        if not (frequencies.isfinite().all() and math.isfinite(factor)):
+            raise self._bad_rope("its frequencies are not finite")
+        return frequencies, factor
+
+    def _bad_rope(self, why: str) -> InputError:
+        return InputError(f"{self.directory / CONFIG_FILE}: config key rope_parameters: {why}")
 
     def load_tokenizer(self) -> "PreTrainedTokenizerBase":
         """Loads the tokenizer that lies beside the weights; code in the repository is never run.

@@ -67,11 +67,13 @@ def _download(hub_id: str, with_weights: bool) -> Path:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Reads a file that holds one JSON object. Raises InputError where it does not."""
+    """Reads a file that holds one JSON object. Raises InputError where it does not, or cannot be read."""
     try:
         values = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not JSON ({one_line(error)})") from error
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): see to its permissions") from error
     if not isinstance(values, dict):
         raise InputError(f"{file}: not a JSON object")
     return values
@@ -84,8 +86,11 @@ def read_text_config(directory: Path) -> dict[str, Any]:
         InputError: There is no config.json, it is broken, or it describes another architecture.
     """
     file = directory / CONFIG_FILE
-    if not file.is_file():
-        raise InputError(f"{directory}: no config.json; give the directory of a Hugging Face checkpoint")
+    try:
+        if not file.is_file():
+            raise InputError(f"{directory}: no config.json; give the directory of a Hugging Face checkpoint")
+    except PermissionError as error:
+        raise InputError(f"{directory} cannot be read: see to its permissions") from error
     values = read_json(file)
     section = _text_section(file, values)
     text = values if section is None else values.get(section)

@@ -34,10 +34,14 @@ def sparse_experts(model: Llama4ForCausalLM) -> Iterator[list[torch.Tensor]]:
 def balance_loss(router_logits: list[torch.Tensor], experts_per_token: int) -> torch.Tensor:
     """How unevenly the experts are used, 1 when evenly: the Switch Transformer's auxiliary loss (2101.03961).
 
+    0 for a model without experts.
+
     Args:
         router_logits: Of each MoE layer, [tokens, experts].
         experts_per_token: Experts that the router picks for a token.
     """
+    if not router_logits:
+        return torch.zeros(())
     losses = []
     for logits in router_logits:
         experts = logits.shape[-1]

@@ -132,7 +132,10 @@ class TextConfig:
         count = self.positive("num_hidden_layers")
         kinds = ("chunked_attention", "full_attention")
         expected = f"{count} of 'chunked_attention' and 'full_attention'"
-        return [kind == kinds[0] for kind in self._one_each("layer_types", count, kinds, expected)]
+        given = self._one_each("layer_types", count, kinds, expected)
+        if len(self._values["layer_types"]) > count:
+            raise _bad("layer_types", self._values["layer_types"], expected)
+        return [kind == kinds[0] for kind in given]
 
     def moe_layers(self) -> frozenset[int]:
         """Indices of the MoE layers: `moe_layers`, or the last of every interleave_moe_layer_step."""

@@ -77,7 +77,8 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
 def _was_there(pid: int, moment: float) -> bool:
     """Whether the process of that id lives and did so at a moment, in seconds since 1970."""
     try:
-        return psutil.Process(pid).create_time() <= moment + _CLOCK_STEP_SECONDS
+        process = psutil.Process(pid)
+        return not _is_zombie(process) and process.create_time() <= moment + _CLOCK_STEP_SECONDS
     except psutil.NoSuchProcess:
         return False
 
@@ -85,9 +86,15 @@ def _was_there(pid: int, moment: float) -> bool:
 def _is_alive(identity: str) -> bool:
     pid = int(identity.split("/")[1])
     try:
-        return _identity(psutil.Process(pid)) == identity
+        process = psutil.Process(pid)
+        return not _is_zombie(process) and _identity(process) == identity
     except psutil.NoSuchProcess:
         return False
+
+
+def _is_zombie(process: psutil.Process) -> bool:
+    """Dead, and left in the process table by a parent that does not look."""
+    return bool(process.status() == psutil.STATUS_ZOMBIE)
 
 
 def _identity(process: psutil.Process) -> str:

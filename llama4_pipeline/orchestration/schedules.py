@@ -15,7 +15,7 @@ NIGHTLY_VARIABLE = "LLAMA4_PIPELINE_NIGHTLY"
 
 @dg.schedule(
     job=pipeline_job,
-    cron_schedule=os.environ.get(NIGHTLY_VARIABLE, "0 2 * * *"),
+    cron_schedule=os.environ.get(NIGHTLY_VARIABLE) or "0 2 * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every night a run per model marked nightly: rebuilds what changed, measures anew. On by default.",

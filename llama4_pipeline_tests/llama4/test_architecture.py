@@ -94,13 +94,6 @@ def test_active_parameters_count_the_chosen_experts_and_a_tied_head() -> None:
     assert one.parameters() - one.active_parameters() == 131 * 48 + 3 * 3 * expert
 
 
-def test_flops_grow_with_context_and_stop_at_the_chunk() -> None:
-    architecture = Architecture.from_config(PECULIAR_CONFIG)
-    per_token = 4 * 4 * 16  # products of scores and values, four heads of 16
-    assert architecture.flops_per_token(0) == 2 * architecture.active_parameters() + 4 * per_token
-    assert architecture.flops_per_token(100) - architecture.flops_per_token(99) == per_token  # the NoPE layer
-
-
 def test_published_flags_written_as_numbers_are_read() -> None:
     layers = Architecture.from_config(PECULIAR_CONFIG | {"attn_temperature_tuning": 4}).layers
     assert [layer.temperature_tuning for layer in layers] == [False, False, False, True]

@@ -222,6 +222,24 @@ def test_a_value_that_only_transformers_reads_is_refused(directory: Path) -> Non
 
 
 @pytest.mark.parametrize(
+    "parameters",
+    [
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": None},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 0},
+        {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 0},
+        {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "partial_rotary_factor": 0.5},
+    ],
+)
+def test_a_rotation_that_transformers_cannot_make_is_refused(
+    directory: Path, parameters: dict[str, Any]
+) -> None:
+    edit_config(directory, rope_parameters=parameters)
+    with pytest.raises(InputError, match=r"config\.json: "):
+        Checkpoint.open(directory).load_model()
+
+
+@pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"seed": -1, "dtype": "float32"}, "seed is -1"),

@@ -61,3 +61,7 @@ def test_the_balance_loss_is_one_when_even_and_the_number_of_experts_when_one_ta
     one = torch.tensor([[30.0, 0, 0, 0]]).repeat(32, 1)
     assert balance_loss([even], 1).item() == pytest.approx(1, abs=1e-4)
     assert balance_loss([one], 1).item() == pytest.approx(4, abs=1e-4)
+
+
+def test_a_model_without_experts_has_nothing_to_balance():
+    assert balance_loss([], 1).item() == 0

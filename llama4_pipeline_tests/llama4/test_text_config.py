@@ -30,6 +30,7 @@ from llama4_pipeline.llama4.text_config import DEFAULTS
         ("no_rope_layers", [1, 1]),
         ("no_rope_layers", [2] * 48),
         ("layer_types", ["sliding_attention"] * 48),
+        ("layer_types", ["full_attention"] * 49),
         ("attention_chunk_size", 0),
         ("interleave_moe_layer_step", 0),
         ("rope_theta", "1e6"),

@@ -5,6 +5,7 @@ import platform
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dagster as dg
@@ -70,6 +71,17 @@ def test_a_run_that_nobody_is_left_to_watch_is_closed(
             dead: dg.DagsterRunStatus.FAILURE,
             elsewhere: dg.DagsterRunStatus.STARTED,
         }
+
+
+def test_a_process_that_nobody_buried_is_dead() -> None:
+    """A container's first process may leave the dead in the process table."""
+    zombie = subprocess.Popen(["true"])
+    while psutil.Process(zombie.pid).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = _started(instance, zombie.pid, {PROCESS_TAG: platform.node()})
+        assert close_dead_runs(instance) == [run]
+    zombie.wait()
 
 
 @pytest.mark.parametrize(

@@ -136,7 +136,8 @@ def _attend(
         projection(given).view(heads) for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
     angles = torch.from_numpy(step.position_ids)[..., None].float() * model.model.rotary_emb.inv_freq
-    query, key = (_rotate(states, angles, form.rotation) for states in (query, key))
+    rotate = partial(_rotate, angles=angles, factor=model.model.rotary_emb.attention_scaling)
+    query, key = (rotate(states, rotation=form.rotation) for states in (query, key))
     if form.norm:
         query, key = (_unit_rms(states, model.config.rms_norm_eps) for states in (query, key))
     if form.temperature:
@@ -155,10 +156,10 @@ def _attend(
     return attention.o_proj(attended.reshape(batch, sequence, -1))
 
 
-def _rotate(states: torch.Tensor, angles: torch.Tensor, rotation: str) -> torch.Tensor:
+def _rotate(states: torch.Tensor, angles: torch.Tensor, factor: float, rotation: str) -> torch.Tensor:
     if rotation == "none":
         return states
-    cos, sin = angles.cos()[:, :, None], angles.sin()[:, :, None]
+    cos, sin = (factor * turned[:, :, None] for turned in (angles.cos(), angles.sin()))
     if rotation == "pairs":
         a, b = states[..., 0::2], states[..., 1::2]
         return torch.stack([a * cos - b * sin, b * cos + a * sin], dim=-1).flatten(-2)

@@ -153,6 +153,34 @@ def beyond(figures: Figures, tolerance: Tolerance) -> tuple[str, float, float] |
     return None
 
 
+def divergence_of_last(step: Step, expected: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """KL divergence in nats of each row's last real token, float64 [batch].
+
+    Args:
+        step: whose tokens these are.
+        expected: the reference's logits [batch, sequence, vocab].
+        got: the graph's.
+    """
+    picked = last_tokens(step)
+    return kl_divergence(log_softmax(expected[picked]), log_softmax(got[picked]))
+
+
+def last_tokens(step: Step) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each row's last real token."""
+    return np.arange(step.batch), np.array([row.nonzero()[0][-1] for row in step.real])
+
+
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Log probabilities over the last axis, float64."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+def kl_divergence(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """In nats, of log probabilities over the last axis."""
+    return (np.exp(expected) * (expected - got)).sum(axis=-1)
+
+
 def chosen_experts(logits: np.ndarray, count: int) -> np.ndarray:
     """int64 [..., count], the experts with the highest router logits in ascending order of number."""
     return np.sort(np.argsort(-logits, axis=-1, kind="stable")[..., :count], axis=-1)

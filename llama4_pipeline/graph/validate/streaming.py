@@ -2,7 +2,8 @@
 
 The reference runs as models of transformers with one layer each, made from the checkpoint's weights for that layer; the
 graph is cut at the same places, so that ONNX Runtime maps the weights of one layer. Hidden states flow from layer to
-layer on either side as they would in the whole; what is compared, and how, is the same as in `validate_graph`.
+layer on either side as they would in the whole. What is compared, and how, is the same as in `validate_graph`, but for
+the divergence of a graph that is not float32: it is that of the logits, not of every layer.
 """
 
 import logging
@@ -19,7 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from llama4_pipeline.graph.external_data import load_graph
-from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance
+from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance, divergence_of_last
 from llama4_pipeline.graph.validate.localise import locate
 from llama4_pipeline.graph.validate.oracle import Hooks
 from llama4_pipeline.graph.validate.probes import (
@@ -101,10 +102,14 @@ def validate_in_layers(
     got = _LayeredGraph(graph, architecture, threads).run(cases)
     probes = probes_of(architecture)
     exact = facts.precision == "float32"
+    logits = next(probe.name for probe in probes if probe.block == LOGITS)
     tally, failures = Tally(probes), []
     for case, reference, values in zip(cases, expected, got, strict=True):
         comparison = StepComparison(probes, architecture.experts_per_token, exact)
         failure = _compare(case, comparison, tally, reference, values, bounds)
+        if not exact:
+            for step, at_first, at_last in zip(case.steps, reference, values, strict=True):
+                tally.add_divergence({logits: divergence_of_last(step, at_first[logits], at_last[logits])})
         failures += [failure] if failure and exact else []
     return ValidationReport(
         graph=str(graph),

@@ -12,7 +12,14 @@ import onnx
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.validate.causes import explain
-from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance
+from llama4_pipeline.graph.validate.compare import (
+    TOLERANCES,
+    StepComparison,
+    Tolerance,
+    divergence_of_last,
+    kl_divergence,
+    last_tokens,
+)
 from llama4_pipeline.graph.validate.greedy import compare_greedy
 from llama4_pipeline.graph.validate.localise import locate
 from llama4_pipeline.graph.validate.oracle import Oracle
@@ -180,24 +187,16 @@ class _Validation:
 
     def _divergence(self, step: Step, reference: StepValues, graph: StepValues) -> dict[str, np.ndarray]:
         """KL divergence of the step's last tokens for every layer's output and for the logits, in nats."""
-        last = [row.nonzero()[0][-1] for row in step.real]
-        picked = (np.arange(step.batch), np.array(last))
+        picked = last_tokens(step)
         found = {}
         for probe in self._probes:
-            if probe.block not in ("output", LOGITS):
-                continue
-            pair = [values.values[probe.name][picked] for values in (reference, graph)]
-            if probe.block == "output":
-                expected, got = map(self._oracle.next_token_log_probabilities, pair)
-            else:
-                expected, got = map(_log_softmax, pair)
-            found[probe.name] = (np.exp(expected) * (expected - got)).sum(axis=-1)
+            expected, got = (values.values[probe.name] for values in (reference, graph))
+            if probe.block == LOGITS:
+                found[probe.name] = divergence_of_last(step, expected, got)
+            elif probe.block == "output":
+                predict = self._oracle.next_token_log_probabilities
+                found[probe.name] = kl_divergence(predict(expected[picked]), predict(got[picked]))
         return found
-
-
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def _default_tokens(checkpoint: Checkpoint, seed: int) -> list[int]:

@@ -8,6 +8,7 @@ import pytest
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.validate import validate_graph
+from llama4_pipeline.graph.validate.compare import Tolerance
 from llama4_pipeline.graph.validate.streaming import validate_in_layers
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 
@@ -54,3 +55,14 @@ def test_a_quantised_graph_is_measured(checkpoint: Checkpoint, fused_graph: Path
 
     assert report.precision == "quantized"
     assert report.layers[0].cosine > 0.99
+    divergence = {row.block: row.kl_divergence for row in report.rows if row.kl_divergence is not None}
+    assert list(divergence) == ["logits"] and 0 < divergence["logits"] < 0.5
+
+
+def test_a_graph_that_predicts_otherwise_is_refused(
+    checkpoint: Checkpoint, fused_graph: Path, tmp_path: Path
+) -> None:
+    quantize_graph(fused_graph, tmp_path / "int8", precision="int8")
+    strict = Tolerance(np.inf, 0.0, np.inf, kl_divergence=1e-9, identical_greedy=False)
+    report = validate_in_layers(checkpoint, tmp_path / "int8", lengths=(9,), batches=(1,), tolerance=strict)
+    assert [failure.figure for failure in report.failures] == ["KL divergence"]
