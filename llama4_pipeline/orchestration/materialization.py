@@ -41,7 +41,10 @@ def declared(name: str) -> dict[str, Any]:
         "pool": GPU_POOL if stage.may_use_gpu else None,
     }
     if stage.check:
-        promise = "onnx.checker passes; every layer, the logits and greedy text agree with PyTorch."
+        promise = (
+            "onnx.checker passes; every layer and the logits agree with PyTorch, and greedy text where both models "
+            "fit into memory."
+        )
         gate = check_spec(name, stage.check, promise, blocking=True)
         arguments |= {"output_required": False, "check_specs": [gate]}
     return arguments

@@ -36,6 +36,7 @@ from llama4_pipeline.graph.validate.probes import (
     present,
     probes_of,
     read_graph,
+    require_valid,
     run_step,
 )
 from llama4_pipeline.graph.validate.report import Failure, Spot, ValidationReport
@@ -84,9 +85,10 @@ def validate_in_layers(
         The report; without greedy continuations.
 
     Raises:
-        InputError: a length or batch is not positive, or `graph` holds no ONNX model.
+        InputError: a length or batch is not positive, or `graph` holds no ONNX model that `onnx.checker` accepts.
     """
     start = time.monotonic()
+    require_valid(graph)
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = tolerance or TOLERANCES[facts.precision]

@@ -7,10 +7,8 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import numpy as np
-import onnx
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.validate.causes import explain
 from llama4_pipeline.graph.validate.compare import (
     TOLERANCES,
@@ -30,6 +28,7 @@ from llama4_pipeline.graph.validate.probes import (
     graph_facts,
     probes_of,
     read_graph,
+    require_valid,
 )
 from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot, ValidationReport
 from llama4_pipeline.graph.validate.sweep import LONGEST, Lengths, sweep_cases, sweep_lengths
@@ -83,12 +82,12 @@ def validate_graph(
         float16 or quantized one with the first layer whose figures over all cases pass a bound.
 
     Raises:
-        InputError: Bad lengths or batches, or a graph without the values to compare.
+        InputError: Bad lengths or batches, a graph that `onnx.checker` refuses, or one without the values to compare.
     """
     start = time.monotonic()
     if not batches or min(batches) < 1:
         raise InputError(f"batches {list(batches)}: give numbers of rows, each 1 or more")
-    onnx.checker.check_model(skeleton(load_graph(graph)))
+    require_valid(graph)
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = tolerance or TOLERANCES[facts.precision]

@@ -1,10 +1,15 @@
 """Layer by layer finds what the whole finds."""
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.validate import validate_graph
@@ -66,3 +71,15 @@ def test_a_graph_that_predicts_otherwise_is_refused(
     strict = Tolerance(np.inf, 0.0, np.inf, kl_divergence=1e-9, identical_greedy=False)
     report = validate_in_layers(checkpoint, tmp_path / "int8", lengths=(9,), batches=(1,), tolerance=strict)
     assert [failure.figure for failure in report.failures] == ["KL divergence"]
+
+
+@pytest.mark.parametrize("validate", [validate_graph, validate_in_layers])
+def test_a_graph_that_onnx_refuses_is_no_traceback(
+    validate: Callable[..., Any], checkpoint: Checkpoint, portable_graph: Path, tmp_path: Path
+) -> None:
+    broken = Path(shutil.copytree(portable_graph, tmp_path / "broken"))
+    model = onnx.load(broken / "model.onnx", load_external_data=False)
+    next(node for node in model.graph.node if not node.domain).op_type = "Nothing"
+    onnx.save(model, broken / "model.onnx")
+    with pytest.raises(InputError, match=r"broken: onnx\.checker refuses the graph \(.*Nothing"):
+        validate(checkpoint, broken)
