@@ -26,7 +26,9 @@ GPU_HAS ?=
 GPU_PIECE_MB ?= 1000
 
 BIN := .venv/bin
-OTHER_RUNTIME = $(if $(findstring gpu,$(EXTRAS)),onnxruntime,onnxruntime-gpu)
+# What must go before EXTRAS come: the other ONNX Runtime, and for a GPU a PyTorch built for the CPU.
+CPU_TORCH = $(BIN)/python -m pip list --disable-pip-version-check 2>/dev/null | sed -n 's/^\(torch\) .*+cpu$$/\1/p'
+IN_THE_WAY = $(if $(findstring gpu,$(EXTRAS)),onnxruntime $$($(CPU_TORCH)),onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
@@ -41,8 +43,9 @@ ifneq ($(EXTRAS),$(INSTALLED_EXTRAS))
 endif
 $(INSTALLED): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "make setup: no Python 3.11, 3.12 or 3.13 found; install one or pass PYTHON=PATH" >&2; exit 2; }
+	@rm -f $@
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip uninstall --disable-pip-version-check -qq -y $(OTHER_RUNTIME)
+	$(BIN)/python -m pip uninstall --disable-pip-version-check -qq -y $(IN_THE_WAY)
 	$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
 	@echo '$(EXTRAS)' > $@

@@ -40,7 +40,7 @@ def series(history: pd.DataFrame, digest: str) -> Figure | None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter(NUMBERS)
-        locator = AutoDateLocator(maxticks=6)
+        locator = AutoDateLocator()
         axes.xaxis.set_major_locator(locator)
         axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
         axes.grid(axis="y")

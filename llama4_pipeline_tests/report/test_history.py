@@ -1,6 +1,7 @@
 """The history of measurements: kept whole by any number of writers, and judged against the nights before."""
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -121,6 +122,14 @@ def test_other_machines_and_the_same_day_do_not_count(tmp_path: Path) -> None:
     assert compare(read(str(tmp_path)), digest) == []
     png = to_png(series(read(str(tmp_path)), digest))
     assert png.startswith(b"\x89PNG") and len(png) < 100_000
+
+
+@pytest.mark.parametrize("nights", [1, 2, 5, 30])
+def test_any_number_of_nights_has_an_axis_of_days(tmp_path: Path, nights: int) -> None:
+    digest = _nights(tmp_path, [7.0] * nights)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # matplotlib warns of ticks that do not fit
+        to_png(series(read(str(tmp_path)), digest))
 
 
 def test_an_engine_that_was_not_measured_is_not_compared(
