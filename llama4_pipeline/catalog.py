@@ -220,11 +220,9 @@ class ModelSpec(BaseModel):
         )
 
     def _run_stages(self) -> Iterator[str]:
-        """Those that run the whole model in float32 over many texts, beside another of it at times."""
+        """Those that run the whole model in float32 over many texts."""
         if self.is_run_for_quantization:
             yield "datasets"
-        if self.has_trained_weights:
-            yield from ("pytorch_baseline", "benchmarks")
         if self.has_trained_weights and self.quantization.compare:
             yield "quantization_tradeoff"
 

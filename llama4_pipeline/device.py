@@ -9,7 +9,7 @@ from typing import Literal
 # By distribution: whether a version of it can use a GPU, and what to say where it cannot or is not there.
 _CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "onnxruntime-gpu": (lambda version: True, "onnxruntime-gpu is not installed"),
-    "torch": (lambda version: not version.endswith("+cpu"), "PyTorch is a build for the CPU"),
+    "torch": (lambda version: not version.endswith("+cpu"), "PyTorch is missing or a build for the CPU"),
 }
 
 

@@ -8,6 +8,7 @@ from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
+_GPU_GRAPH_BYTES = 2
 # Bits of a weight with its share of scale: in an expert, in the embedding, elsewhere.
 _GRAPH_BITS = {
     "exported_graph": (32, 32, 32),
@@ -106,7 +107,7 @@ def needs(demand: Demand, stage: str) -> Needs:
     beside = demand.architecture.parameters() * _GRAPH_BYTES if demand.run else 0  # PyTorch's model
     memory = max([math.ceil(_memory(demand, stage)), *(needed.memory_bytes + beside for needed in converted)])
     disk = max([math.ceil(_disk(demand, stage)), *(needed.disk_bytes for needed in converted)])
-    device = memory - _PROCESS_BYTES if stage in _MEASURED else 0
+    device = math.ceil(_measuring(demand, stage, _GPU_GRAPH_BYTES)) if stage in _MEASURED else 0
     return Needs(memory, disk, device)
 
 
@@ -147,24 +148,35 @@ def whole_validation_bytes(architecture: Architecture) -> int:
 
 def _memory(demand: Demand, stage: str) -> float:
     parameters = demand.architecture.parameters()
-    stored = parameters * _DTYPE_BYTES[demand.dtype]
-    cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     if stage == "checkpoint" and demand.source == "trained":
         return _PROCESS_BYTES + parameters * _TRAINING_BYTES
     if demand.run:
         return whole_validation_bytes(demand.architecture)
-    if stage == "pytorch_baseline":
-        return _PROCESS_BYTES + stored + cache
+    if stage in _MEASURED:
+        return _PROCESS_BYTES + _measuring(demand, stage, _GRAPH_BYTES)
     if (
         stage in _VALIDATED
     ):  # one layer at least: PyTorch's in float32, then ONNX Runtime's with a packed copy
         layer = _largest_layer(demand.architecture) * _GRAPH_BYTES
         return min(whole_validation_bytes(demand.architecture), _PROCESS_BYTES + 2 * layer)
-    if stage == "benchmarks":  # one engine at a time; what does not fit is a row that says so
-        return _PROCESS_BYTES + _disk(demand, "int4_graph") + cache
     if stage in _STREAMED:
         return _PROCESS_BYTES + 3 * _largest_piece(demand)
     return _PROCESS_BYTES
+
+
+def _measuring(demand: Demand, stage: str, float_graph_bytes: int) -> float:
+    """One engine at a time with its cache; the quality of trained weights is judged beside PyTorch in float32.
+
+    An engine whose speed cannot be measured for lack of memory is a row that says so.
+    """
+    parameters = demand.architecture.parameters()
+    cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
+    reference = parameters * _GRAPH_BYTES if demand.source != "random" else 0
+    stored = parameters * _DTYPE_BYTES[demand.dtype]
+    if stage == "pytorch_baseline":
+        return stored + max(cache, reference if demand.dtype != "float32" else 0)
+    graph = _disk(demand, "int4_graph")
+    return max(graph + cache, reference + parameters * float_graph_bytes if reference else 0)
 
 
 def _disk(demand: Demand, stage: str) -> float:

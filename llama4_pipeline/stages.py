@@ -244,7 +244,7 @@ _STAGES = (
         "What every method of quantization that the model's plan compares loses, against what its graph weighs.",
         build="llama4_pipeline.builders.tradeoff:build",
         inputs=("checkpoint", "datasets", "optimized_graph"),
-        libraries=("torch", "transformers", "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
+        libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
         parameters=_compare,
         group="quantization",
         kinds=("onnx", "onnxruntime"),

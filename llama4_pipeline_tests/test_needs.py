@@ -71,6 +71,16 @@ def test_on_a_gpu_the_weights_lie_in_its_memory() -> None:
     assert CATALOG["7b"].needs("int4_graph").device_bytes == 0
 
 
+def test_trained_weights_are_judged_beside_their_float32_original() -> None:
+    random = CATALOG["mini"]
+    trained = random.model_copy(update={"source": "local:here"})
+    parameters = random.architecture.parameters()
+    assert trained.needs("pytorch_baseline").memory_bytes == GIB + parameters * (2 + 4)
+    assert trained.needs("benchmarks").memory_bytes == GIB + parameters * (4 + 4)
+    assert trained.needs("benchmarks").device_bytes == parameters * (2 + 4)
+    assert random.needs("benchmarks").memory_bytes < GIB + parameters
+
+
 def test_training_for_a_precision_needs_the_model_five_times() -> None:
     plain = CATALOG["mini"]
     trained = plain.model_copy(update={"quantization": QuantizationPlan(int4="qat")})

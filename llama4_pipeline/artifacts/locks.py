@@ -11,21 +11,33 @@ from llama4_pipeline.errors import InputError
 
 @contextmanager
 def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds a lock alone; calls `on_wait` if somebody else has it, then waits as long as it takes."""
+    """Holds a lock alone; calls `on_wait` if somebody else has it, then waits as long as it takes.
+
+    Raises:
+        InputError: Its file cannot be made.
+    """
     with _locked(path, fcntl.LOCK_EX, on_wait):
         yield
 
 
 @contextmanager
 def shared(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Holds a lock together with other readers; waits while somebody has it alone."""
+    """Holds a lock together with other readers; waits while somebody has it alone.
+
+    Raises:
+        InputError: Its file cannot be made.
+    """
     with _locked(path, fcntl.LOCK_SH, on_wait):
         yield
 
 
 @contextmanager
 def exclusive_if_free(path: Path) -> Iterator[bool]:
-    """Holds a lock alone if nobody has it; yields whether that is so."""
+    """Holds a lock alone if nobody has it; yields whether that is so.
+
+    Raises:
+        InputError: Its file cannot be made.
+    """
     descriptor = _open(path)
     try:
         yield _try(descriptor, fcntl.LOCK_EX)

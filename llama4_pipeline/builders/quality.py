@@ -42,6 +42,9 @@ def with_quality(
         datasets: Directory of the data sets.
         checkpoint: The PyTorch original; judged itself where there is no graph.
         graph: The graph that is judged.
+
+    Raises:
+        CheckFailed: Logits hold NaN.
     """
     if not parameters["trained"] or measurement.unavailable:
         return measurement

@@ -29,7 +29,8 @@ _LONGEST_DEFAULT_CONTEXT = 4096
     "--max-context",
     type=POSITIVE,
     metavar="N",
-    help=f"Most tokens of prompt and answer.  [default: the model's, at most {_LONGEST_DEFAULT_CONTEXT}]",
+    help="Most tokens of prompt and answer; llama.cpp allocates the cache of all of them at once, in every row."
+    f"  [default: the model's, at most {_LONGEST_DEFAULT_CONTEXT}]",
 )
 @json_option
 def gguf(checkpoint: str, out: Path, encoding: str, max_context: int | None, as_json: bool) -> None:

@@ -129,7 +129,7 @@ def export(
         write_manifest(
             workspace.result,
             stage=stage,
-            model=Path(checkpoint).resolve().name,
+            model=Path(checkpoint).absolute().name,
             parameters=asked,
             inputs={},
             facts=reports,
@@ -229,7 +229,8 @@ def quantize(
     if checkpoint:
         from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-        require_same_model(graph, checkpoint, Checkpoint.open(checkpoint).architecture)
+        trained = Checkpoint.open(checkpoint, with_weights=False)
+        require_same_model(graph, checkpoint, trained.architecture)
     needed = conversion_needs(architecture, Conversion(precision, method, calibrated=calibration is not None))
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
@@ -238,7 +239,7 @@ def quantize(
         write_manifest(
             workspace.result,
             stage=f"{precision}_graph",
-            model=graph.resolve().name,
+            model=graph.absolute().name,
             parameters=asked,
             inputs=content_digest_of(graph),
             facts=reports,
@@ -274,7 +275,7 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
         write_manifest(
             workspace.result,
             stage=next(iter(made_from), "optimized_graph"),
-            model=graph.resolve().name,
+            model=graph.absolute().name,
             parameters=asked,
             inputs=made_from,
             facts=reports,

@@ -22,7 +22,7 @@ from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTenso
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 _NO_CPU_KERNEL = {"MoE"}
-_FLOAT32_ONLY = {"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
+_ROUNDING = {"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
 _BLOCK_WEIGHTS = 1 << 24
 _NEVER_HALF = {  # statistics that the kernel keeps in float32
     ("SkipSimplifiedLayerNormalization", 1),
@@ -60,17 +60,17 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
             metrics see one type.
 
     Raises:
-        InputError: not a graph directory, a graph that calls functions (the portable form) or is in float16 already,
-            or a weight beyond the range of float16.
+        InputError: not a fused graph's directory, a graph that is in float16 or rounded already or has its cache in 8
+            bits, or a weight beyond the range of float16.
     """
     model = load_fused_graph(graph)
     if any(value.dtype is _HALF for value in model.graph.inputs):
         raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
     if any(value.dtype is ir.DataType.INT8 for value in model.graph.inputs):
         raise InputError(f"{graph} has its cache in 8 bits: give the graph before its cache was converted")
-    if rounding := sorted({node.op_type for node in model.graph} & _FLOAT32_ONLY):
+    if rounding := sorted({node.op_type for node in model.graph} & _ROUNDING):
         raise InputError(
-            f"{graph} has {', '.join(rounding)}, for float32 only: give the graph before it was rounded"
+            f"{graph} is rounded already, by {', '.join(rounding)}: give the graph that it was made from"
         )
     report = convert_model(model)
     save_graph(model, out, share_weights=False)

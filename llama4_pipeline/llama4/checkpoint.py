@@ -116,6 +116,9 @@ class Checkpoint:
 
         Returns:
             The model in evaluation mode with eager attention.
+
+        Raises:
+            InputError: transformers refuses a value, or makes no rotation of the configuration.
         """
         import torch
         from transformers import AutoModelForCausalLM, GenerationConfig

@@ -31,7 +31,6 @@ ENCODINGS = {
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
 }
-"""Metadata: the text configuration as JSON."""
 
 
 def write_gguf(checkpoint: "Checkpoint", out: Path, encoding: str, max_context: int) -> None:

@@ -149,7 +149,7 @@ class TextConfig:
         return frozenset(index for index in given if 0 <= index < count)
 
     def _one_each(self, key: str, count: int, allowed: tuple[Any, ...], expected: str) -> list[Any]:
-        """An allowed value for each layer; what stands past the last is ignored, as in transformers."""
+        """An allowed value for each layer; what stands past the last is left out."""
         given = self._values[key]
         if (
             not isinstance(given, (list, tuple))

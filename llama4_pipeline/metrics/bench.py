@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llama4_pipeline.device import missing_cuda_build
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.latency import measure_decoder
@@ -20,7 +21,7 @@ from llama4_pipeline.metrics.roofline import (
     stored_gguf,
     stored_graph,
 )
-from llama4_pipeline.runtime.engines import available_cores, find_engine, open_decoder
+from llama4_pipeline.runtime.engines import EngineUnavailable, available_cores, find_engine, open_decoder
 
 _SHORT = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 
@@ -61,6 +62,8 @@ def bench(
         EngineUnavailable: the engine's library or device is missing.
         InputError: bad arguments or a bad model.
     """
+    if device == "cuda" and (missing := missing_cuda_build("torch")):
+        raise EngineUnavailable(f"{missing}, and the memory bandwidth of the GPU is measured with it")
     threads = threads or available_cores()
     memory = MemoryMeter(device)
     start = time.perf_counter()
@@ -84,7 +87,7 @@ def bench(
     step_ms = latency.decode_latency_ms.p50
     read = facts.bytes_per_token(prompt_tokens, new_tokens)
     return Measurement(
-        model=model or path.resolve().name,
+        model=model or path.absolute().name,
         engine=facts.title,
         precision=facts.precision,
         device=device,
@@ -141,7 +144,7 @@ def engine_facts(engine: str, path: Path, dtype: str) -> Facts:
     if runs == "graph":
         architecture, stored = graph_architecture(path), stored_graph(path)
     else:
-        architecture = Checkpoint.open(str(path)).architecture
+        architecture = Checkpoint.open(str(path), with_weights=False).architecture
         stored = stored_checkpoint(architecture, dtype)
     # Plain "PyTorch eager" is float32, as the table names it.
     plain = runs == "checkpoint" and stored.precision == "float32"

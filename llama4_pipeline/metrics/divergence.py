@@ -64,6 +64,7 @@ def measure_divergence(
 
     Raises:
         InputError: the vocabularies differ, or as in `measure_perplexity`.
+        CheckFailed: logits hold NaN.
     """
     if decoder.vocab_size != reference.vocab_size:
         raise InputError(

@@ -74,7 +74,7 @@ def evaluate_graph(
         threads, device: as in `open_decoder`.
 
     Raises:
-        InputError: as in `evaluate`.
+        InputError, CheckFailed: as in `evaluate`.
     """
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
     from llama4_pipeline.metrics.expert_changes import ReferenceRouting

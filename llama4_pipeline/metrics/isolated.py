@@ -12,21 +12,24 @@ import sys
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread, Timer
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metrics.bench import Facts, engine_facts
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.preflight import room
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.engines import available_cores, find_engine
 from llama4_pipeline.units import format_bytes
+
+if TYPE_CHECKING:
+    from llama4_pipeline.metrics.bench import Facts
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,7 @@ class BenchRequest:
         words += ["--batch", ",".join(map(str, self.batch)), "--repeats", str(self.repeats)]
         return words + (["--threads", str(self.threads)] if self.threads else [])
 
-    def unavailable(self, reason: str, facts: Facts | None = None) -> Measurement:
+    def unavailable(self, reason: str, facts: "Facts | None" = None) -> Measurement:
         """The row of an engine that cannot run here; `facts` of the model that it would have run, if they are known."""
         return Measurement(
             model=self.model,
@@ -101,6 +104,8 @@ def measure_isolated(request: BenchRequest) -> Measurement:
         logger.warning("%s is left out: %s", request.engine, missing)
         return request.unavailable(missing)
     if short := _short_memory(request):
+        from llama4_pipeline.metrics.bench import engine_facts
+
         facts = engine_facts(request.engine, request.graph or Path(str(request.checkpoint)), request.dtype)
         logger.warning("%s is left out: %s", facts.title, short)
         return request.unavailable(short, facts)
@@ -131,7 +136,7 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
         stderr=subprocess.PIPE,
         text=True,
         env=_environment(),
-        preexec_fn=_end_with_parent,
+        preexec_fn=partial(_end_with, os.getpid()),
     )
     assert process.stdout is not None and process.stderr is not None
     said: deque[str] = deque(maxlen=_TAIL_LINES)
@@ -166,9 +171,11 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     return output[-1]
 
 
-def _end_with_parent() -> None:
+def _end_with(parent: int) -> None:
     """Has the kernel kill this process with the one that started it: nobody may measure beside a leftover of it."""
     _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
 
 
 def _environment() -> dict[str, str]:

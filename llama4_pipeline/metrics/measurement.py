@@ -54,7 +54,7 @@ class Measurement(BaseModel):
     kv_cache_bytes: int | None = None
     """Allocated at batch 1 after the last token."""
     peak_memory_bytes: int | None = None
-    """Most memory the process held: resident set with children, or device memory on a GPU."""
+    """Most memory the process held until batch 1 was done: resident set with children, or device memory on a GPU."""
     active_bytes_per_token: int | None = None
     """Weights and cache that one decoded token must read at batch 1."""
     roofline_share: float | None = None

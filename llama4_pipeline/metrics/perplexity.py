@@ -62,6 +62,7 @@ def measure_perplexity(
 
     Raises:
         InputError: context or stride do not fit the decoder, or no document has two tokens.
+        CheckFailed: logits hold NaN.
     """
     losses = []
     with Progress("perplexity", total=count_targets(documents), unit="tokens") as progress:

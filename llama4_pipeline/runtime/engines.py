@@ -28,7 +28,7 @@ class Engine:
         title: As the table names it.
         runs: What it opens: a graph directory, a checkpoint directory, or a GGUF file (given as the checkpoint).
         open: Opens the engine: (path, dtype, threads, device) -> Decoder.
-        missing: (device) -> why it cannot run here and what to do, or None. Loads no library.
+        missing: (device) -> why it cannot run here and what to do, or None. Loads none of its libraries.
     """
 
     title: str
@@ -121,11 +121,11 @@ def _open_tensorrt_llm(checkpoint: Path | str, dtype: str, _threads: int, _devic
 
 
 def _cuda_missing(*libraries: str) -> str | None:
-    """Why the libraries cannot run on a GPU here: there is none with a driver, or they are builds for the CPU."""
+    """Why the libraries cannot run on a GPU here: there is none with a driver, or they are no builds for one."""
     if first_gpu() is None:
         return "no NVIDIA GPU with a driver was found; use a machine with one"
     missing = missing_cuda_build(*libraries)
-    return missing and f"{missing}; install llama4-pipeline[gpu] in place of [cpu]"
+    return missing and f"{missing}; make setup EXTRAS=gpu,dev installs what runs on one"
 
 
 def _pytorch_missing(device: str) -> str | None:
@@ -143,7 +143,7 @@ def _onnxruntime_missing(device: str) -> str | None:
         require_onnxruntime()
     except InputError as error:
         return str(error)
-    return _cuda_missing("onnxruntime-gpu", "torch") if device == "cuda" else None  # torch measures the GPU
+    return _cuda_missing("onnxruntime-gpu") if device == "cuda" else None
 
 
 def _llamacpp_missing(device: str) -> str | None:

@@ -64,6 +64,7 @@ def test_a_process_does_not_outlive_the_one_that_measures():
     code = "from llama4_pipeline.metrics.isolated import last_line; last_line(['sleep', '600'], 'sleep')"
     measuring = psutil.Popen([sys.executable, "-c", code])
     while not (found := measuring.children()):
+        assert measuring.status() != psutil.STATUS_ZOMBIE
         time.sleep(0.1)
     measuring.kill()
     measuring.wait()

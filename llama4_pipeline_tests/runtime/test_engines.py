@@ -58,6 +58,6 @@ def test_a_build_for_the_cpu_is_told_where_a_gpu_is_asked_for(monkeypatch, tiny_
     monkeypatch.setattr(engines, "first_gpu", lambda: "NVIDIA H100")
     monkeypatch.setattr(device.importlib.metadata, "version", {"torch": "2.13.0+cpu"}.__getitem__)
     with pytest.raises(
-        EngineUnavailable, match=r"PyTorch is a build for the CPU; install llama4-pipeline\[gpu\]"
+        EngineUnavailable, match="PyTorch is missing or a build for the CPU; make setup EXTRAS=gpu"
     ):
         open_decoder("pytorch", checkpoint=tiny_random_checkpoint, device="cuda")

@@ -71,7 +71,7 @@ def quantize_aware(
         plan: how long and how fast; the default is for the embedded model.
 
     Raises:
-        InputError: the graph was made from another architecture.
+        InputError: the graph is not fused, or was made from another architecture.
     """
     from llama4_pipeline.graph.qat.fake_quantize import initializer_name
     from llama4_pipeline.graph.qat.training import QatPlan, train_quantized

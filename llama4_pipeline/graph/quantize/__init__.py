@@ -119,8 +119,8 @@ def quantize_graph(
             float (exact; 8-bit MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
 
     Raises:
-        InputError: not a graph directory, an unknown precision or method, a method without the calibration that it
-            needs, or a weight that cannot be quantised.
+        InputError: not a fused graph's directory, an unknown precision or method, a method without the calibration
+            that it needs, or a weight that cannot be quantised.
     """
     model = load_fused_graph(graph)
     observed, schemes = None, None

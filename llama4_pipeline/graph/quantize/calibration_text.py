@@ -30,8 +30,8 @@ def read_calibration(source: str | Path, directory: Path) -> Calibration:
         directory: of the checkpoint or graph, with its tokenizer; for token ids config.json is enough.
 
     Raises:
-        InputError: the source is missing, empty, has a bad row or no two tokens that follow each other; or the
-            tokenizer is missing.
+        InputError: the source is missing, empty, has a bad row or no two tokens that follow each other; the
+            tokenizer is missing; or a token is outside the model's vocabulary.
     """
     sequences = _token_ids(Path(source), directory) if _holds_token_ids(source) else _texts(source, directory)
     pieces = (

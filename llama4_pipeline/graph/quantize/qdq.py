@@ -55,7 +55,7 @@ def quantize_with_ort(
         calibration: whose first tokens give the ranges of the activations, for "qdq-static".
 
     Raises:
-        InputError: not a graph directory, or a float16 graph for "qdq-dynamic".
+        InputError: not a fused graph's directory, or a float16 graph for "qdq-dynamic".
     """
     start = time.monotonic()
     if _holds_float16(load_fused_graph(graph).graph) and method == QDQ_DYNAMIC:
