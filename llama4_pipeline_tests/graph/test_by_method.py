@@ -42,13 +42,12 @@ def test_an_unknown_method_is_refused(fused_graph: Path, tmp_path: Path) -> None
         quantize(fused_graph, tmp_path, precision="int8", method="guess")
 
 
-@pytest.mark.parametrize("method", ["rtn", "gptq", QDQ_DYNAMIC, QDQ_STATIC])
-def test_the_portable_form_is_refused(method: str, tmp_path: Path) -> None:
+def test_the_portable_form_is_refused(tmp_path: Path) -> None:
     """Of a dense model too, whose matrices any operator could take."""
     checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", moe_layers=[]))
-    export_graph(checkpoint, tmp_path / "portable", max_context=64)
-    calibration = _TEXT if METHODS[method].calibration == "needed" else None
-    with pytest.raises(InputError, match="portable is the portable form: give a graph written by"):
-        quantize(
-            tmp_path / "portable", tmp_path / "out", precision="int8", method=method, calibration=calibration
-        )
+    portable = tmp_path / "portable"
+    export_graph(checkpoint, portable, max_context=64)
+    for method in ("rtn", "gptq", QDQ_DYNAMIC, QDQ_STATIC):
+        text = _TEXT if METHODS[method].calibration == "needed" else None
+        with pytest.raises(InputError, match="portable is the portable form: give a graph written by"):
+            quantize(portable, tmp_path / "out", precision="int8", method=method, calibration=text)

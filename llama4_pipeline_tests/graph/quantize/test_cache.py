@@ -62,16 +62,17 @@ def test_both_channels_of_a_rotated_pair_hold_its_length(fused_graph: Path, tmp_
     }
     alike = {name for name, scales in pairs.items() if (scales[:, 0] == scales[:, 1]).all()}
     assert alike == {(0, "key"), (1, "key"), (2, "key")}, "layer 3 does not rotate"
-    keys = np.concatenate([_float_keys(fused_graph, sequence) for sequence in CALIBRATION.sequences], axis=2)
+    keys = _float_keys(fused_graph)
     lengths = np.hypot(keys[0, :, :, 0::2], keys[0, :, :, 1::2]).max(axis=1).reshape(-1)
     np.testing.assert_allclose(127 * pairs[0, "key"][:, 0], lengths, rtol=1e-5)
 
 
-def _float_keys(graph: Path, sequence: np.ndarray) -> np.ndarray:
-    """Of layer 0, whose chunks of 16 begin anew: those of the first chunk."""
+def _float_keys(graph: Path) -> np.ndarray:
+    """Of layer 0 for all of the calibration, float32 [1, K, T, D]; its chunks of 16 begin anew, so in such pieces."""
     session = onnxruntime.InferenceSession(str(graph / "model.onnx"), providers=["CPUExecutionProvider"])
-    parts = [sequence[start : start + 16] for start in range(0, len(sequence), 16)]
-    found = [session.run(["present.0.key"], graph_inputs(load_graph(graph).graph, part))[0] for part in parts]
+    model = load_graph(graph)
+    pieces = CALIBRATION.cut_for(model).sequences
+    found = [session.run(["present.0.key"], graph_inputs(model.graph, piece))[0] for piece in pieces]
     return np.concatenate(found, axis=2)
 
 
