@@ -63,7 +63,8 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
         calibration: token sequences that set the range of each channel.
 
     Raises:
-        InputError: not a fused graph, a cache that is not float32, or too little calibration.
+        InputError: not a fused graph, a cache that is not float32, too little calibration, or a config.json of another
+            model.
     """
     model = load_graph(graph)
     nodes = [node for node in model.graph if node.op_type == _OPERATOR]
@@ -105,6 +106,10 @@ def _largest_by_channel(graph: Path, model: ir.Model, calibration: Calibration) 
     names = [output.name for output in session.get_outputs() if output.name.startswith("present.")]
     layers = Architecture.from_config(read_text_config(graph)).layers
     rotated = {f"present.{layer.index}.key" for layer in layers if layer.uses_rope}
+    if missing := sorted(rotated - set(names)):
+        raise InputError(
+            f"{graph} has no {missing[0]}: its config.json is another model's; put its own there"
+        )
     largest: dict[str, np.ndarray] = {}
     with Progress("calibrate the cache", len(calibration.sequences), "sequences") as progress:
         for sequence in calibration.sequences:

@@ -1,5 +1,7 @@
 """The cache in 8 bits: close to the float one, a quarter of its size, refused where it cannot be."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +67,18 @@ def test_both_channels_of_a_rotated_pair_hold_its_length(fused_graph: Path, tmp_
     keys = _float_keys(fused_graph)
     lengths = np.hypot(keys[0, :, :, 0::2], keys[0, :, :, 1::2]).max(axis=1).reshape(-1)
     np.testing.assert_allclose(127 * pairs[0, "key"][:, 0], lengths, rtol=1e-5)
+
+
+def test_another_configuration_is_refused(fused_graph: Path, tmp_path: Path):
+    """Which layers rotate stands there alone."""
+    graph = Path(shutil.copytree(fused_graph, tmp_path / "graph"))
+    config = json.loads((graph / "config.json").read_text())
+    more = {"num_hidden_layers": 5, "no_rope_layers": [1] * 5, "layer_types": None}
+    (graph / "config.json").write_text(json.dumps(config | more))
+    with pytest.raises(
+        InputError, match=r"graph has no present\.4\.key: its config\.json is another model's"
+    ):
+        quantize_cache(graph, tmp_path / "out", CALIBRATION)
 
 
 def _float_keys(graph: Path) -> np.ndarray:
