@@ -36,6 +36,11 @@ def room(directory: Path) -> Room:
     return Room(memory, shutil.disk_usage(place).free)
 
 
+def graph_bytes(graph: Path) -> int:
+    """Bytes of the model and its weights in a graph directory."""
+    return sum(file.stat().st_size for file in graph.glob("model.onnx*"))
+
+
 def require(what: str, needs: Needs, directory: Path, *, on_gpu: bool = False) -> None:
     """Refuses work that cannot come to its end.
 

@@ -27,7 +27,7 @@ from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, choose_method
 from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs, running_needs
-from llama4_pipeline.preflight import require
+from llama4_pipeline.preflight import graph_bytes, require
 from llama4_pipeline.units import format_bytes
 
 if TYPE_CHECKING:
@@ -266,8 +266,7 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
 
     start = time.monotonic()
     asked, made_from = {"calibration": calibration}, content_digest_of(graph)
-    size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-    require("this conversion", running_needs(size), out)
+    require("this conversion", running_needs(graph_bytes(graph)), out)
     with output_directory(out) as workspace:
         reports = {
             "quantize": convert(graph, workspace.result, read_calibration(calibration, graph)).to_json()

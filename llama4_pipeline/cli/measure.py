@@ -17,7 +17,7 @@ from llama4_pipeline.cli.same_model import require_same_model
 from llama4_pipeline.device import find_device
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.needs import judging_needs
-from llama4_pipeline.preflight import require
+from llama4_pipeline.preflight import graph_bytes, require
 
 _THREADS = click.option(
     "--threads", type=POSITIVE, metavar="N", help="Threads to compute with.  [default: all cores]"
@@ -111,8 +111,7 @@ def evaluate(
         architecture = Checkpoint.open(checkpoint).architecture
         require_same_model(graph, checkpoint, architecture)
         if where == "cpu":
-            size = sum(file.stat().st_size for file in graph.glob("model.onnx*"))
-            require("this evaluation", judging_needs(size, architecture), graph)
+            require("this evaluation", judging_needs(graph_bytes(graph), architecture), graph)
     quality = evaluate_graph(graph, data, checkpoint, threads=threads or 0, device=where)
     record = quality.model_dump(mode="json")
     show(record, as_lines(record), as_json)

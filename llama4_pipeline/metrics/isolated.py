@@ -23,7 +23,7 @@ from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
-from llama4_pipeline.preflight import room
+from llama4_pipeline.preflight import graph_bytes, room
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.engines import available_cores, find_engine
 from llama4_pipeline.units import format_bytes
@@ -188,7 +188,7 @@ def _short_memory(request: BenchRequest) -> str | None:
     if request.device != "cpu":
         return None
     if request.graph:
-        weights = sum(file.stat().st_size for file in request.graph.glob("model.onnx*"))
+        weights = graph_bytes(request.graph)
     elif request.checkpoint and (Path(request.checkpoint) / "config.json").is_file():
         parameters = Checkpoint.open(request.checkpoint, with_weights=False).architecture.parameters()
         weights = parameters * (4 if request.dtype == "float32" else 2)
