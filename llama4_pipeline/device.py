@@ -56,18 +56,31 @@ def missing_cuda_build(*libraries: str) -> str | None:
 
 
 def first_gpu() -> str | None:
-    """Name of the first visible CUDA device, asked from the driver itself."""
+    """Name of the first visible CUDA device; None if there is none."""
+    return _ask_of_first_gpu("cuDeviceGetName")
+
+
+def first_gpu_address() -> str | None:
+    """PCI address of the first visible CUDA device, as "0000:3B:00.0"; None if there is none.
+
+    CUDA counts only what `CUDA_VISIBLE_DEVICES` leaves, in an order of its own, so its first device may stand anywhere.
+    """
+    return _ask_of_first_gpu("cuDeviceGetPCIBusId")
+
+
+def _ask_of_first_gpu(function: str) -> str | None:
+    """What a function (text, length, device) of the driver itself writes; no library of CUDA's is needed."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    count, name = ctypes.c_int(), ctypes.create_string_buffer(256)
+    count, text = ctypes.c_int(), ctypes.create_string_buffer(256)
     if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
         return None
     device = ctypes.c_int()
-    if driver.cuDeviceGet(ctypes.byref(device), 0) or driver.cuDeviceGetName(name, len(name), device):
+    if driver.cuDeviceGet(ctypes.byref(device), 0) or getattr(driver, function)(text, len(text), device):
         return None
-    return name.value.decode()
+    return text.value.decode()
 
 
 def _version(distribution: str) -> str | None:

@@ -13,6 +13,7 @@ from llama4_pipeline.catalog import USER_CATALOG_VARIABLE, load_catalog
 from llama4_pipeline.definitions import defs
 from llama4_pipeline.orchestration.jobs import pipeline_job, rebenchmark_job
 from llama4_pipeline.orchestration.materialization import MEASURE_ANEW
+from llama4_pipeline.orchestration.schedules import NIGHTLY_VARIABLE
 from llama4_pipeline.stages import STAGES
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +63,14 @@ def test_the_night_measures_every_nightly_model_anew(tmp_path: Path, monkeypatch
     (tmp_path / "catalog.toml").write_text("[models.tiny]\nnightly = false\n")
     monkeypatch.setenv(USER_CATALOG_VARIABLE, str(tmp_path / "catalog.toml"))
     assert "nightly = true" in str(_tick(schedule).skip_message)
+
+
+def test_a_time_of_night_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(NIGHTLY_VARIABLE, "half past two")
+    command = [sys.executable, "-m", "llama4_pipeline.cli", "run", "--model", "tiny"]
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"llama4-pipeline: {NIGHTLY_VARIABLE}='half past two' is no time")
 
 
 def _tick(schedule: dg.ScheduleDefinition) -> Any:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 
+from llama4_pipeline.device import first_gpu_address
 from llama4_pipeline.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class _NvmlMemory(ctypes.Structure):
 
 
 def device_free_bytes() -> int:
-    """Memory of the first GPU that nobody uses.
+    """Memory of the first visible CUDA device that nobody uses.
 
     Raises:
         InputError: the NVIDIA driver does not answer.
@@ -81,7 +82,10 @@ def _device_used_bytes() -> int:
 
 
 def _device_memory() -> _NvmlMemory:
-    """Memory of the first GPU, from NVIDIA's management library: no CUDA context of ours distorts it."""
+    """Memory of CUDA's first device, from NVIDIA's management library: no CUDA context of ours distorts it."""
+    address = first_gpu_address()
+    if address is None:
+        raise InputError("CUDA sees no device; check the driver, and CUDA_VISIBLE_DEVICES")
     try:
         library = ctypes.CDLL("libnvidia-ml.so.1")
     except OSError as error:
@@ -89,7 +93,7 @@ def _device_memory() -> _NvmlMemory:
     device, memory = ctypes.c_void_p(), _NvmlMemory()
     failed = (
         library.nvmlInit_v2()
-        or library.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(device))
+        or library.nvmlDeviceGetHandleByPciBusId_v2(address.encode(), ctypes.byref(device))
         or library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
     )
     if failed:

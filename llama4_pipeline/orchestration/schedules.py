@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.orchestration.jobs import pipeline_job
 from llama4_pipeline.orchestration.materialization import MEASURE_ANEW
 
@@ -13,9 +14,20 @@ NIGHTLY_VARIABLE = "LLAMA4_PIPELINE_NIGHTLY"
 """Environment variable for another hour, in cron's five fields, UTC."""
 
 
+def _time_of_night() -> str:
+    time = os.environ.get(NIGHTLY_VARIABLE) or "0 2 * * *"
+    try:
+        dg.ScheduleDefinition(name="nightly", job=pipeline_job, cron_schedule=time)
+    except dg.DagsterInvalidDefinitionError as error:
+        raise InputError(
+            f"{NIGHTLY_VARIABLE}={time!r} is no time: give cron's five fields, as in '30 23 * * *'"
+        ) from error
+    return time
+
+
 @dg.schedule(
     job=pipeline_job,
-    cron_schedule=os.environ.get(NIGHTLY_VARIABLE) or "0 2 * * *",
+    cron_schedule=_time_of_night(),
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
     description="Every night a run per model marked nightly: rebuilds what changed, measures anew. On by default.",
