@@ -30,6 +30,8 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float16)": np.dtype(np.float16),
 }
 _CACHE_DTYPES = _DTYPES | {"tensor(int8)": np.dtype(np.int8)}
+# What the CUDA provider leaves to the CPU where it comes from Shape: GroupQueryAttention takes the length from there.
+_ON_LENGTHS = {"Cast", "Min", "Neg", "Squeeze", "Sub"}
 _LOAD_ERRORS = (
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -51,7 +53,8 @@ class OrtDecoder:
         profile: where ONNX Runtime's profile goes, the start of a file name; `end_profile` gives the file.
 
     Raises:
-        InputError: no graph there, inputs that are not a decoder's, or a device that this ONNX Runtime lacks.
+        InputError: no graph there, inputs that are not a decoder's, a device that this ONNX Runtime lacks, or nodes
+            that do not run on it and are no arithmetic on lengths.
     """
 
     engine = "onnxruntime"
@@ -63,7 +66,7 @@ class OrtDecoder:
         self._device = device
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
-            _require_single_provider(self._session, _PROVIDERS[device])
+            _require_on_device(self._session, _PROVIDERS[device])
         self._inputs = {value.name for value in self._session.get_inputs()}
         self._inputs |= {value.name for value in self._session.get_overridable_initializers()}
         self._fused = self._operators["com.microsoft.GroupQueryAttention"] > 0
@@ -81,7 +84,7 @@ class OrtDecoder:
             SharedBuffers(tensors, device) if self._fused else ReboundTensors(tensors, device)
         )
         self._binding = self._session.io_binding()
-        self._buffers = StepBuffers(self._binding, _DTYPES[logits.type])
+        self._buffers = StepBuffers(self._binding, _DTYPES[logits.type], device)
         self.mask = EMPTY_MASK
         logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
 
@@ -185,6 +188,8 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu", profile: Pa
         raise InputError(
             f"this ONNX Runtime has no {provider}; install llama4-pipeline[gpu] in place of [cpu]"
         )
+    if device == "cuda":
+        import torch  # noqa: F401 - brings the CUDA libraries, which the provider then finds in this process
     try:
         session = ort.InferenceSession(str(model), _session_options(threads, profile), providers=[provider])
     except _LOAD_ERRORS as error:
@@ -222,11 +227,13 @@ def _assignment(session: Any) -> tuple[Counter[str], Counter[str]]:
     return operators, providers
 
 
-def _require_single_provider(session: Any, provider: str) -> None:
-    elsewhere: Counter[str] = Counter()
-    for part in session.get_provider_graph_assignment_info():
-        if part.ep_name != provider:
-            elsewhere.update(f"{node.op_type} on {part.ep_name}" for node in part.get_nodes())
+def _require_on_device(session: Any, provider: str) -> None:
+    elsewhere = Counter(
+        f"{node.op_type} on {part.ep_name}"
+        for part in session.get_provider_graph_assignment_info()
+        for node in part.get_nodes()
+        if part.ep_name != provider and (node.domain or node.op_type not in _ON_LENGTHS)
+    )
     if elsewhere:
         listed = ", ".join(f"{count} {what}" for what, count in elsewhere.most_common(5))
         raise InputError(

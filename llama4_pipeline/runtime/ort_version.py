@@ -1,8 +1,10 @@
 """Which ONNX Runtime may run our graphs. Reads package metadata only: importing this starts nothing."""
 
 import importlib.metadata
+import importlib.util
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from llama4_pipeline.errors import InputError
 
@@ -11,13 +13,24 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 
 
 def installed_onnxruntime() -> dict[str, str]:
-    """The ONNX Runtime packages of this environment: distribution name -> version."""
-    found = {}
+    """The ONNX Runtime packages whose files `import onnxruntime` takes: distribution name -> version.
+
+    Another in a directory that Python looks into later does not count.
+    """
+    module = importlib.util.find_spec("onnxruntime")
+    found: dict[str, str] = {}
+    if module is None or module.origin is None:
+        return found
     for name in _DISTRIBUTIONS:
         try:
-            found[name] = importlib.metadata.version(name)
+            distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
+        if (
+            Path(str(distribution.locate_file("onnxruntime"))).resolve()
+            == Path(module.origin).resolve().parent
+        ):
+            found[name] = distribution.version
     return found
 
 

@@ -1,5 +1,8 @@
 """The floor of ONNX Runtime's version."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from llama4_pipeline.errors import InputError
@@ -22,6 +25,18 @@ def test_none_and_both_are_refused():
         require_onnxruntime({})
     with pytest.raises(InputError, match="both installed"):
         require_onnxruntime({"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.32.0"})
+
+
+def test_only_what_import_takes_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package for the GPU in a directory before the environment's own."""
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    metadata = tmp_path / "onnxruntime_gpu-1.99.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: onnxruntime-gpu\nVersion: 1.99.0\n")
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert installed_onnxruntime() == {"onnxruntime-gpu": "1.99.0"}
 
 
 def test_this_environment_passes():
