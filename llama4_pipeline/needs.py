@@ -65,11 +65,13 @@ class Conversion:
         precision: "fp16", "int8" or "int4".
         method: Of quantization, a name of `METHODS`; None for fp16.
         calibrated: Whether calibration tokens run through the graph.
+        device: Whose kernels are to run it; for "cuda" it is turned to float16 behind the quantization.
     """
 
     precision: str
     method: str | None = None
     calibrated: bool = False
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,8 @@ def conversion_needs(architecture: Architecture, conversion: Conversion) -> Need
     ):  # a copy is loaded whole; the result, experts in float, is written twice
         memory = 3 * whole
         disk = whole + 2 * _graph_bytes(architecture, *_ORT_BITS)
+    elif conversion.device == "cuda":
+        disk *= 2
     return Needs(_PROCESS_BYTES + math.ceil(memory), math.ceil(disk))
 
 

@@ -115,11 +115,11 @@ def _revalidate(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int8", "method": model.method_of("int8")}
+    return {"precision": "int8", "method": model.method_of("int8"), "device": device.name}
 
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
-    return {"precision": "int4", "method": model.method_of("int4")}
+    return {"precision": "int4", "method": model.method_of("int4"), "device": device.name}
 
 
 def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:

@@ -13,7 +13,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     Args:
         inputs: `checkpoint`, `optimized_graph` and `datasets`, whose calibration text the methods that ask for it
             look at.
-        parameters: `precision` ("int8" or "int4") and `method`.
+        parameters: `precision` ("int8" or "int4"), `method` and `device`, whose kernels are to run it.
         out: The directory to fill.
 
     Returns:
@@ -38,6 +38,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         method=method,
         calibration=calibration,
         checkpoint=Checkpoint.open(inputs["checkpoint"]) if terms.checkpoint else None,
+        device=parameters["device"],
     )
     facts = report.to_json()
     if sensitivity := draw_sensitivity(facts):

@@ -43,6 +43,15 @@ _LONGEST_DEFAULT_CONTEXT = 32768
 _logger = logging.getLogger(__name__)
 
 
+_for_device = click.option(
+    "--device",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Whose kernels are to run int8 or int4: for cuda the graph computes in float16.",
+)
+
+
 class _Report(Protocol):
     def to_json(self) -> dict[str, Any]: ...
 
@@ -81,6 +90,7 @@ Step = Callable[[Path, Path], _Report]
     help="How int8 and int4 choose codes: rtn is as fast as the disk; k_quant searches, with less error, at a "
     "tenth of that.  [default: rtn]",
 )
+@_for_device
 @click.option(
     "--no-weights", is_flag=True, help="Write the graph only; of the checkpoint, config.json is enough."
 )
@@ -93,6 +103,7 @@ def export(
     precision: str,
     max_context: int | None,
     method: str | None,
+    device: str,
     no_weights: bool,
     as_json: bool,
 ) -> None:
@@ -102,6 +113,7 @@ def export(
         raise InputError(f"--form portable has no --precision {precision}: leave one of the two out")
     if method and precision not in _QUANTIZED:
         raise InputError(f"--precision {precision} has no --method: leave one of the two out")
+    _require_quantized(precision, device)
     from llama4_pipeline.cli.manifest import write_manifest
     from llama4_pipeline.graph.fuse import OLDEST_OPSET
     from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -117,6 +129,7 @@ def export(
         "form": form,
         "precision": precision,
         "method": method or ("rtn" if precision in _QUANTIZED else None),
+        "device": device if precision in _QUANTIZED else None,
         "max_context": max_context or min(trained, _LONGEST_DEFAULT_CONTEXT),
         "weights": not no_weights,
     }
@@ -200,6 +213,7 @@ def validate(
     metavar="N",
     help=f"Most weights that share a scale: {BLOCK_SIZES_IN_WORDS}; fewer where a width wants it.",
 )
+@_for_device
 @json_option
 def quantize(
     graph: Path,
@@ -209,6 +223,7 @@ def quantize(
     calibration: str | None,
     checkpoint: str | None,
     block_size: int | None,
+    device: Literal["cpu", "cuda"],
     as_json: bool,
 ) -> None:
     """Store the weights of a graph in fewer bits."""
@@ -217,11 +232,18 @@ def quantize(
             "--precision fp16 rounds each weight alone: leave out --method, --block-size, --calibration, "
             "--checkpoint"
         )
+    _require_quantized(precision, device)
     if precision != "fp16":
         method = choose_method(
             method, precision, calibration=calibration, checkpoint=checkpoint, block_size=block_size
         )
-    asked = {"precision": precision, "method": method, "block_size": block_size, "calibration": calibration}
+    asked = {
+        "precision": precision,
+        "method": method,
+        "block_size": block_size,
+        "calibration": calibration,
+        "device": device if precision in _QUANTIZED else None,
+    }
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
     start = time.monotonic()
@@ -231,10 +253,11 @@ def quantize(
 
         trained = Checkpoint.open(checkpoint, with_weights=False)
         require_same_model(graph, checkpoint, trained.architecture)
-    needed = conversion_needs(architecture, Conversion(precision, method, calibrated=calibration is not None))
+    conversion = Conversion(precision, method, calibrated=calibration is not None, device=device)
+    needed = conversion_needs(architecture, conversion)
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
-        convert = _conversion(precision, method, block_size, calibration, checkpoint)
+        convert = _conversion(precision, method, block_size, calibration, checkpoint, device)
         reports = {"quantize": convert(graph, workspace.result).to_json()}
         write_manifest(
             workspace.result,
@@ -283,6 +306,11 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
     _show_graph(out, asked, reports, as_json)
 
 
+def _require_quantized(precision: str, device: str) -> None:
+    if device != "cpu" and precision not in _QUANTIZED:
+        raise InputError(f"--precision {precision} makes the same graph for every device: leave out --device")
+
+
 def _stream(source: "Checkpoint", out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     from llama4_pipeline.graph.one_stream import export_in_one_stream
 
@@ -294,6 +322,7 @@ def _stream(source: "Checkpoint", out: Path, asked: Mapping[str, Any]) -> dict[s
         max_context=asked["max_context"],
         opset=asked["opset"],
         method=asked["method"],
+        device=asked["device"] or "cpu",
         with_weights=asked["weights"],
     )
 
@@ -311,6 +340,7 @@ def _conversion(
     block_size: int | None,
     calibration: str | None,
     checkpoint: str | None,
+    device: Literal["cpu", "cuda"],
 ) -> Step:
     if precision == "fp16":
         from llama4_pipeline.graph.convert import convert_to_float16
@@ -329,6 +359,7 @@ def _conversion(
             block_size=block_size,
             calibration=read_calibration(calibration, graph) if calibration else None,
             checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
+            device=device,
         )
 
     return convert

@@ -1,11 +1,16 @@
 """A fused graph to fewer bits, by the name of a method: what `quantize --method` and the stages call."""
 
+import tempfile
 from pathlib import Path
 from typing import Any, Protocol
 
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import convert_to_float16, is_float16
+from llama4_pipeline.graph.external_data import load_fused_graph
 from llama4_pipeline.graph.qat import quantize_aware
 from llama4_pipeline.graph.quantize import Precision, quantize_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC, choose_method
@@ -27,6 +32,7 @@ def quantize(
     block_size: int | None = None,
     calibration: Calibration | None = None,
     checkpoint: Checkpoint | None = None,
+    device: DeviceName = "cpu",
 ) -> Report:
     """Writes the quantized form of a fused graph directory.
 
@@ -38,6 +44,8 @@ def quantize(
         block_size: inputs that share a scale.
         calibration: token sequences.
         checkpoint: the PyTorch original of the graph.
+        device: whose kernels are to run the written graph: those of CUDA for attention and for quantized experts take
+            float16 activations alone.
 
     Raises:
         InputError: the method lacks what it needs or is given what it has no use for; or as the method raises.
@@ -45,11 +53,33 @@ def quantize(
     chosen = choose_method(
         method, precision, calibration=calibration, checkpoint=checkpoint, block_size=block_size
     )
+    if device == "cuda" and chosen in (QDQ_DYNAMIC, QDQ_STATIC):
+        raise InputError(f"method {chosen} makes graphs in float32, for the CPU: choose another for CUDA")
     if chosen == QAT:
         assert checkpoint is not None and calibration is not None
-        return quantize_aware(checkpoint, graph, out, precision=precision, calibration=calibration)
+        return quantize_aware(
+            checkpoint, graph, out, precision=precision, calibration=calibration, device=device
+        )
     if chosen in (QDQ_DYNAMIC, QDQ_STATIC):
         return quantize_with_ort(graph, out, method=chosen, calibration=calibration)
-    return quantize_graph(
-        graph, out, precision=precision, method=chosen, block_size=block_size, calibration=calibration
-    )
+
+    def quantized(place: Path) -> Report:
+        return quantize_graph(
+            graph,
+            place,
+            precision=precision,
+            method=chosen,
+            block_size=block_size,
+            calibration=calibration,
+            device=device,
+        )
+
+    if device == "cpu" or is_float16(load_fused_graph(graph)):
+        return quantized(out)
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(
+        dir=out, prefix=".float32-"
+    ) as scratch:  # calibration runs it, on the CPU
+        report = quantized(Path(scratch))
+        convert_to_float16(Path(scratch), out)
+    return report

@@ -64,7 +64,7 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
             bits, or a weight beyond the range of float16.
     """
     model = load_fused_graph(graph)
-    if any(value.dtype is _HALF for value in model.graph.inputs):
+    if is_float16(model):
         raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
     if any(value.dtype is ir.DataType.INT8 for value in model.graph.inputs):
         raise InputError(f"{graph} has its cache in 8 bits: give the graph before its cache was converted")
@@ -76,6 +76,11 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
     return report
+
+
+def is_float16(model: ir.Model) -> bool:
+    """Whether a graph has its cache, and so computes, in float16."""
+    return any(value.dtype is _HALF for value in model.graph.inputs)
 
 
 def convert_model(model: ir.Model) -> ConvertReport:

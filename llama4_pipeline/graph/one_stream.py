@@ -19,6 +19,7 @@ from llama4_pipeline.graph.export import export_model
 from llama4_pipeline.graph.external_data import check_graph, save_graph
 from llama4_pipeline.graph.fuse import fuse_model
 from llama4_pipeline.graph.quantize import METHODS, quantize_model
+from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.simplify import simplify_model
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 
@@ -36,6 +37,7 @@ def export_in_one_stream(
     max_context: int,
     opset: int = 20,
     method: str | None = None,
+    device: DeviceName = "cpu",
     with_weights: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """Writes the graph directory of a checkpoint in any form and precision, without files in between.
@@ -44,10 +46,11 @@ def export_in_one_stream(
         checkpoint: an opened checkpoint; synthetic weights are made on demand.
         out: directory for model, data, configuration and tokenizer.
         form: "portable" is float32 only.
-        precision: of the weights; float16 also of activations and cache.
+        precision: of the weights; fp16 also of activations and cache.
         max_context: tokens that the fused graph serves.
         opset: of the standard domain.
         method: of quantisation, one that looks at weights only; None takes that of the precision.
+        device: whose kernels are to run a quantized graph: for CUDA its activations and cache are float16.
         with_weights: False writes the graph alone.
 
     Returns:
@@ -73,7 +76,7 @@ def export_in_one_stream(
         model, simplified = simplify_model(model)
         _logger.info("fuse")
         reports |= {"simplify": simplified.to_json(), "fuse": fuse_model(model).to_json()}
-        report_conversion = _convert(model, precision, method)
+        report_conversion = _convert(model, precision, method, device)
     check_graph(model)
     _logger.info("write")
     save_graph(model, out, share_weights=False, with_weights=with_weights)
@@ -85,12 +88,14 @@ def export_in_one_stream(
 
 
 def _convert(
-    model: ir.Model, precision: Precision, method: str | None
+    model: ir.Model, precision: Precision, method: str | None, device: DeviceName
 ) -> Callable[[], dict[str, Any]] | None:
     """Converts a fused graph in place; returns what makes the report once it is written."""
     if precision == "fp32":
         return None
     if precision == "fp16":
         return convert_model(model).to_json
-    report = quantize_model(model, precision=precision, method=method)
+    report = quantize_model(model, precision=precision, method=method, device=device)
+    if device == "cuda":
+        convert_model(model)
     return lambda: report().to_json()

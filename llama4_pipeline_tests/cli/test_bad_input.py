@@ -130,6 +130,7 @@ def test_no_such_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         (["--max-context", "0"], ["--max-context"]),
         (["--precision", "int8", "--form", "portable"], ["portable", "int8"]),
         (["--precision", "fp16", "--method", "rtn"], ["--method", "fp16"]),
+        (["--precision", "fp16", "--device", "cuda"], ["fp16", "--device"]),
     ],
 )
 def test_export_options(

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph import quantize as weight_methods
 from llama4_pipeline.graph.by_method import quantize
+from llama4_pipeline.graph.convert import is_float16
 from llama4_pipeline.graph.export import export_graph
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import METHODS, QAT, QDQ_DYNAMIC, QDQ_STATIC
@@ -35,6 +38,23 @@ def test_a_method_leaves_its_name_in_the_report(method: str, fused_graph: Path, 
     ).to_json()
     assert (report["method"], report["precision"]) == (method, terms.precisions[0])
     assert (tmp_path / "model.onnx").is_file() and (tmp_path / "config.json").is_file()
+
+
+@pytest.mark.parametrize("method", ["k_quant", "gptq"])
+def test_a_graph_for_cuda_is_in_float16(method: str, fused_graph: Path, tmp_path: Path) -> None:
+    """Where calibration runs what was written, too."""
+    text = _TEXT if METHODS[method].calibration == "needed" else None
+    quantize(fused_graph, tmp_path, precision="int4", method=method, calibration=text, device="cuda")
+    model = load_graph(tmp_path)
+    assert is_float16(model)
+    assert {"QMoE", "MatMulNBits"} <= {node.op_type for node in model.graph}
+    assert not [value.name for value in model.graph.initializers.values() if value.dtype is ir.DataType.FLOAT]
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_method_of_the_cpu_is_refused_for_cuda(fused_graph: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="qdq-dynamic makes graphs in float32, for the CPU: choose another"):
+        quantize(fused_graph, tmp_path, precision="int8", method=QDQ_DYNAMIC, device="cuda")
 
 
 def test_an_unknown_method_is_refused(fused_graph: Path, tmp_path: Path) -> None:

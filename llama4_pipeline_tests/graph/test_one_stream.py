@@ -6,6 +6,7 @@ from typing import Literal
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.by_method import quantize
 from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.external_data import check_graph, load_graph
 from llama4_pipeline.graph.fuse import fuse_graph
@@ -50,6 +51,24 @@ def test_the_bytes_are_those_of_the_stages(
 
     assert _tensors(tmp_path / "stream") == _tensors(expected)
     assert _nodes(tmp_path / "stream") == _nodes(expected)
+
+
+def test_a_graph_for_cuda_has_the_bytes_of_the_stages(
+    checkpoint: Checkpoint, staged: Path, tmp_path: Path
+) -> None:
+    stages, stream = tmp_path / "stages", tmp_path / "stream"
+    quantize(staged, stages, precision="int4", method="k_quant", device="cuda")
+    export_in_one_stream(
+        checkpoint,
+        stream,
+        form="fused",
+        precision="int4",
+        max_context=MAX_CONTEXT,
+        method="k_quant",
+        device="cuda",
+    )
+    assert _tensors(stream) == _tensors(stages)
+    assert _nodes(stream) == _nodes(stages)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

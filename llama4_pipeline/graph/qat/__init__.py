@@ -15,6 +15,7 @@ from llama4_pipeline.graph.external_data import load_fused_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import Precision, preset_schemes, preset_weights
 from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -56,6 +57,7 @@ def quantize_aware(
     *,
     precision: Precision,
     calibration: Calibration,
+    device: DeviceName = "cpu",
     plan: "QatPlan | None" = None,
 ) -> QatReport:
     """Trains a checkpoint for a precision and writes the quantized graph of the result.
@@ -68,6 +70,7 @@ def quantize_aware(
         out: directory to write.
         precision: "int8" or "int4".
         calibration: texts to learn on.
+        device: whose kernels are to run the written graph.
         plan: how long and how fast; the default is for the embedded model.
 
     Raises:
@@ -80,7 +83,8 @@ def quantize_aware(
     stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
     if strange := sorted({weight.name for weight in find_weights(float_graph.graph)[0]} - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")
-    schemes = preset_schemes(preset_weights(float_graph.graph, precision)[0], precision)
+    weights = preset_weights(float_graph.graph, precision)[0]
+    schemes = preset_schemes(weights, precision, device=device)
     plan = plan or QatPlan()
     model = checkpoint.load_model("float32")
     start = time.monotonic()
@@ -98,6 +102,7 @@ def quantize_aware(
             max_context=int(float_graph.metadata_props[MAX_CONTEXT_KEY]),
             opset=float_graph.opset_imports[""],
             method=RoundToNearest.name,
+            device=device,
         )
     last = divergence[-max(len(divergence) // 10, 1) :]
     return QatReport(reports["quantize"], plan.steps, divergence[0], sum(last) / len(last), seconds)

@@ -31,7 +31,7 @@ from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.method import Method
 from llama4_pipeline.graph.quantize.mixed import Mixed, mix_schemes
-from llama4_pipeline.graph.quantize.plan import Preset, plan_schemes
+from llama4_pipeline.graph.quantize.plan import DeviceName, Preset, plan_schemes
 from llama4_pipeline.graph.quantize.report import QuantizeReport, TensorReport
 from llama4_pipeline.graph.quantize.rewrite import QuantisedInputs, rewrite_graph
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
@@ -103,6 +103,7 @@ def quantize_graph(
     block_size: int | None = None,
     calibration: Calibration | None = None,
     accuracy_level: int = 4,
+    device: DeviceName = "cpu",
 ) -> QuantizeReport:
     """Writes the quantised form of a fused graph directory.
 
@@ -117,6 +118,8 @@ def quantize_graph(
         calibration: token sequences, for the methods that look at the inputs of the weights.
         accuracy_level: of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 (fast), 0 keeps them in
             float (exact; 8-bit MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
+        device: whose kernels are to run the graph: those of CUDA take blocks of 128 at most, and float16 activations,
+            to which the graph is still to be converted.
 
     Raises:
         InputError: not a fused graph's directory, an unknown precision or method, a method without the calibration
@@ -136,6 +139,7 @@ def quantize_graph(
             schemes, sensitivity = mix_schemes(
                 graph, weights, preset_schemes(weights, precision), calibration
             )
+            schemes = plan_schemes(weights, schemes, device)
     report = quantize_model(
         model,
         precision=precision,
@@ -144,6 +148,7 @@ def quantize_graph(
         schemes=schemes,
         observed=observed,
         accuracy_level=accuracy_level,
+        device=device,
     )
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
@@ -164,6 +169,7 @@ def quantize_model(
     schemes: Mapping[str, Scheme] | None = None,
     observed: LayerByLayer | None = None,
     accuracy_level: int = 4,
+    device: DeviceName = "cpu",
 ) -> Callable[[], QuantizeReport]:
     """Rewrites a fused graph in place; codes, scales and zero points are made when it is written.
 
@@ -175,6 +181,7 @@ def quantize_model(
         schemes: by weight name, fitted by `plan_schemes`; None gives all weights that of the precision.
         observed: gives the statistics for methods that need calibration.
         accuracy_level: as `quantize_graph`.
+        device: as `quantize_graph`.
 
     Returns:
         Makes the report; to be called once the graph was written, which is when errors of the weights are known.
@@ -189,7 +196,7 @@ def quantize_model(
     weights, stayed_float = preset_weights(model.graph, precision, block_size)
     bytes_before = initializer_bytes(model.graph)
     if schemes is None:
-        schemes = preset_schemes(weights, precision, block_size)
+        schemes = preset_schemes(weights, precision, block_size, device)
     choice = _Choice(chosen, observed)
     streamed = [StreamedWeight(weight, schemes[weight.name], choice.of(weight)) for weight in weights]
     inputs = {stream.weight.name: _register(model.graph, stream) for stream in streamed}
@@ -233,7 +240,7 @@ def preset_weights(
 
 
 def preset_schemes(
-    weights: list[Weight], precision: Precision, block_size: int | None = None
+    weights: list[Weight], precision: Precision, block_size: int | None = None, device: DeviceName = "cpu"
 ) -> dict[str, Scheme]:
     """The fitted scheme of each weight by name: that of the precision's preset, or one block size for all.
 
@@ -243,7 +250,8 @@ def preset_schemes(
     mixture = any(weight.layout is Layout.EXPERTS for weight in weights)
     preset = _named(PRESETS if mixture else DENSE_PRESETS, precision, "precision")
     alike = replace(preset.feed_forward, block_size=block_size) if block_size else None
-    return plan_schemes(weights, {weight.name: alike or preset.scheme(weight) for weight in weights})
+    wished = {weight.name: alike or preset.scheme(weight) for weight in weights}
+    return plan_schemes(weights, wished, device)
 
 
 class _Choice:

@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight
+
+DeviceName = Literal["cpu", "cuda"]
+_SMALLEST_BLOCK = 16
+_SMALLEST_EXPERT_BLOCK_ON_CUDA, _LARGEST_BLOCK_ON_CUDA = 32, 128
 
 
 @dataclass(frozen=True)
@@ -57,40 +62,49 @@ class Preset:
         return self.feed_forward
 
 
-def plan_schemes(weights: list[Weight], schemes: Mapping[str, Scheme]) -> dict[str, Scheme]:
+def plan_schemes(
+    weights: list[Weight], schemes: Mapping[str, Scheme], device: DeviceName = "cpu"
+) -> dict[str, Scheme]:
     """Fits schemes to what the operators accept.
 
     QMoE wants both of its weights in the same bits and blocks, without a partial block, and takes float16 scales
     whatever the graph's type; GatherBlockQuantized wants no partial block; MatMulNBits fills a partial block up, so it
     gets one where a kernel reads no more of them than of blocks that divide its width, and takes scales of the graph's
-    type.
+    type. On CUDA a block has 128 inputs at most, and in QMoE 32 at least.
 
     Args:
         weights: all weights of the graph.
         schemes: what is wished for, by weight name.
+        device: whose kernels are to run them; weights in float16 are for CUDA in any case.
 
     Raises:
-        InputError: a width that is no multiple of 16.
+        InputError: a width that is no multiple of 16, on CUDA for experts of 32.
     """
     fitted = {}
     for weight in weights:
-        scheme = schemes[weight.name]
-        if weight.layout is Layout.EXPERTS or weight.value.dtype is ir.DataType.FLOAT16:
+        scheme, half = schemes[weight.name], weight.value.dtype is ir.DataType.FLOAT16
+        on_cuda = device == "cuda" or half
+        if on_cuda:
+            scheme = replace(scheme, block_size=min(scheme.block_size, _LARGEST_BLOCK_ON_CUDA))
+        if weight.layout is Layout.EXPERTS or half:
             scheme = replace(scheme, scale_dtype="float16")
         if all(node.op_type == "MatMul" for node in weight.users):
             fitted[weight.name] = scheme.fit_filled_up(weight.inputs)
         else:
-            fitted[weight.name] = _in_whole_blocks(weight, scheme, weights)
+            fitted[weight.name] = _in_whole_blocks(weight, scheme, weights, on_cuda)
     return fitted
 
 
-def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight]) -> Scheme:
+def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight], on_cuda: bool) -> Scheme:
+    on_cuda = on_cuda and weight.layout is Layout.EXPERTS
+    smallest = _SMALLEST_EXPERT_BLOCK_ON_CUDA if on_cuda else _SMALLEST_BLOCK
     widths = [partner.inputs for partner in _same_operator(weight, weights)]
     fitted = scheme.fit(*widths)
-    if fitted is None:
+    if fitted is None or fitted.block_size < smallest:
+        operators = "QMoE on CUDA" if on_cuda else "QMoE and GatherBlockQuantized"
         raise InputError(
-            f"{weight.name}: widths {sorted(set(widths))} are not all multiples of 16, the smallest block of "
-            "QMoE and GatherBlockQuantized: this model stays in float16"
+            f"{weight.name}: widths {sorted(set(widths))} are not all multiples of {smallest}, the smallest block of "
+            f"{operators}: this model stays in float16"
         )
     return fitted
 

@@ -33,12 +33,29 @@ def test_matmul_takes_the_block_of_which_least_is_read(width: int, wished: int, 
     assert plan_schemes([weight], {"w": Scheme(4, wished, True)})["w"].block_size == block
 
 
+def test_cuda_has_no_kernel_for_larger_blocks_than_128() -> None:
+    weight = _weight("w", Layout.INPUTS_FIRST, 1024, 8)
+    half = _weight("half", Layout.INPUTS_FIRST, 1024, 8, half=True)
+    wished = {"w": Scheme(4, 256, True), "half": Scheme(4, 256, True)}
+    assert plan_schemes([weight], wished)["w"].block_size == 256
+    assert plan_schemes([weight], wished, "cuda")["w"].block_size == 128
+    assert plan_schemes([half], wished)["half"].block_size == 128
+
+
 def test_experts_agree_on_block_and_take_float16_scales() -> None:
     node = ir.node("MoE", [])
     up = _weight("up", Layout.EXPERTS, 2, 8, 128, node=node)
     down = _weight("down", Layout.EXPERTS, 2, 128, 48, node=node)
     schemes = plan_schemes([up, down], {"up": Scheme(4, 64, True), "down": Scheme(4, 64, True)})
     assert schemes["up"] == schemes["down"] == Scheme(4, 16, True, "float16")
+
+
+def test_experts_without_a_block_of_cuda_are_refused_for_it() -> None:
+    node = ir.node("MoE", [])
+    up = _weight("up", Layout.EXPERTS, 2, 8, 128, node=node)
+    down = _weight("down", Layout.EXPERTS, 2, 128, 48, node=node)
+    with pytest.raises(InputError, match=r"up: widths \[48, 128\] are not all multiples of 32.*QMoE on CUDA"):
+        plan_schemes([up, down], {"up": Scheme(4, 64, True), "down": Scheme(4, 64, True)}, "cuda")
 
 
 def test_scales_follow_the_type_of_the_graph() -> None:
