@@ -24,6 +24,7 @@ BENCHMARK ?=
 GPU_PYTHON ?= 3.12
 GPU_HAS ?=
 GPU_PIECE_MB ?= 1000
+GPU_RECORD ?= gpu-benchmark.json
 
 BIN := .venv/bin
 # What must go before EXTRAS come: the other ONNX Runtime, and for a GPU a PyTorch built for the CPU.
@@ -84,8 +85,8 @@ gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-whe
 	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
 		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
 
-gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write gpu-benchmark.json
-	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels gpu-benchmark.json $(BENCHMARK)
+gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write GPU_RECORD=gpu-benchmark.json
+	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels $(GPU_RECORD) $(BENCHMARK)
 
 quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
 	$(BIN)/python -m llama4_pipeline_tests.quality

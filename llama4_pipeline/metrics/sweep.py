@@ -22,6 +22,7 @@ class Plan(BaseModel):
         contexts: Tokens in the cache before decode is timed.
         batches: Rows that decode together, behind a prompt of 16 tokens.
         new_tokens: Steps of each timed decode.
+        warm_up_lengths: Whether a prompt of each length is read before it is timed: a GPU chooses kernels by the first.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -30,6 +31,7 @@ class Plan(BaseModel):
     contexts: tuple[int, ...] = (16, 2048)
     batches: tuple[int, ...] = (1, 2, 4, 8)
     new_tokens: int = 24
+    warm_up_lengths: bool = False
 
 
 class Sweep(BaseModel):
@@ -72,6 +74,9 @@ def measure_sweep(decoder: Decoder, plan: Plan, memory: MemoryMeter, seed: int =
         return [1000 * seconds for seconds in steps]
 
     generation(1, _SHORT_PROMPT, _WARM_UP_TOKENS)
+    if plan.warm_up_lengths:
+        for length in {*plan.contexts, *plan.prefills}:
+            generation(1, length, 1)
     prefill, decode = {}, {}
     for context in sorted(plan.contexts):
         prefill[context], *steps = generation(1, context, plan.new_tokens + 1)

@@ -7,7 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -43,14 +43,16 @@ def main() -> int:
     parser.add_argument(
         "--scratch", type=Path, default=Path("/var/tmp/llama4-benchmark"), help="graphs stay there"
     )
-    parser.add_argument("--record", type=Path, help="write this file alone: no page, no README")
+    parser.add_argument(
+        "--record", type=Path, help="write this file alone, anew after each run: no page, no README"
+    )
     asked = parser.parse_args()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     try:
         models = find_models(tuple(filter(None, asked.models.split(","))), asked.device)
-        record = _measure(models, asked.rounds, asked.threads, asked.device, asked.scratch)
+        record = _measure(models, asked.rounds, asked.threads, asked.device, asked.scratch, asked.record)
     except (InputError, CheckFailed) as error:
         _logger.error("%s", error)
         return 2
@@ -66,39 +68,34 @@ def main() -> int:
     return 0
 
 
-def _measure(models: list[Model], rounds: int, threads: int, device: str, scratch: Path) -> Record:
-    commit = _commit()
-    measured = [_measure_model(model, rounds, threads, device, scratch) for model in models]
-    return Record(
+def _measure(
+    models: list[Model], rounds: int, threads: int, device: str, scratch: Path, file: Path | None
+) -> Record:
+    record = Record(
         measured_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
-        commit=commit,
+        commit=_commit(),
         device=device,
         threads=threads,
         rounds=rounds,
         machine=describe_machine(),
-        models=measured,
+        models=[],
     )
-
-
-def _measure_model(model: Model, rounds: int, threads: int, device: str, scratch: Path) -> ModelRecord:
-    workshop = Workshop(model, scratch, device)
-    bench = _Bench(model, workshop, threads, device)
-    bench.measure_in_turns(rounds)
-    qualities = _judge(model, workshop, bench.judged(), threads, device)
-    return ModelRecord(
-        name=model.name,
-        title=model.title,
-        parameters=Checkpoint.open(workshop.checkpoint, with_weights=False).architecture.parameters(),
-        bandwidth=bench.bandwidth(),
-        rows=[bench.row(entry, qualities.get(entry.key)) for entry in model.entries],
-    )
+    for model in models:
+        workshop = Workshop(model, scratch, device)
+        bench = _Bench(model, workshop, threads, device)
+        for _ in bench.measure_in_turns(rounds):
+            if file:  # a machine that is lent by the minute may be gone before the end
+                write_record(record.with_model(bench.record({})), file)
+        qualities = _judge(model, workshop, bench.judged(), threads, device)
+        record = record.with_model(bench.record(qualities))
+    return record
 
 
 class _Bench:
     """The rows of one model: what each opens, its runs, and why it has none."""
 
     def __init__(self, model: Model, workshop: Workshop, threads: int, device: str) -> None:
-        self._model, self._threads, self._device = model, threads, device
+        self._model, self._workshop, self._threads, self._device = model, workshop, threads, device
         self._paths: dict[str, Path] = {}
         self._bandwidths: list[float] = []
         self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
@@ -108,7 +105,8 @@ class _Bench:
                 with self._reason_kept(entry):
                     self._paths[entry.key] = workshop.path(entry)
 
-    def measure_in_turns(self, rounds: int) -> None:
+    def measure_in_turns(self, rounds: int) -> Iterator[None]:
+        """Stops after each run."""
         entries = self._model.entries
         turns = [entry for each in range(rounds) for entry in entries if entry.interleaved or not each]
         with Progress(self._model.title, total=len(turns), unit="runs", logger=_logger) as progress:
@@ -118,10 +116,21 @@ class _Bench:
                     with self._reason_kept(entry):
                         self._runs[entry.key].append(self._run(entry))
                 progress.advance(note=entry.key)
+                yield
 
-    def bandwidth(self) -> float:
-        """Of reading memory, in the same quarter of an hour as the rows: other work on the machine takes from both."""
-        return statistics.median(self._bandwidths or [measure_read_bandwidth(self._threads, self._device)])
+    def record(self, qualities: Mapping[str, Quality]) -> ModelRecord:
+        """What was measured, with the quality of rows by key."""
+        if not self._bandwidths:
+            self._bandwidths.append(measure_read_bandwidth(self._threads, self._device))
+        checkpoint = Checkpoint.open(self._workshop.checkpoint, with_weights=False)
+        return ModelRecord(
+            name=self._model.name,
+            title=self._model.title,
+            parameters=checkpoint.architecture.parameters(),
+            # In the same quarter of an hour as the rows: other work on the machine takes from both.
+            bandwidth=statistics.median(self._bandwidths),
+            rows=[self._row(entry, qualities.get(entry.key)) for entry in self._model.entries],
+        )
 
     def judged(self) -> dict[str, tuple[str, Path]]:
         """The rows whose quality is measured: engine, and what it opens."""
@@ -131,7 +140,7 @@ class _Bench:
             if entry.is_quantized and self._runs[entry.key]
         }
 
-    def row(self, entry: Entry, judged: Quality | None) -> Row:
+    def _row(self, entry: Entry, judged: Quality | None) -> Row:
         runs = self._runs[entry.key]
         title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
         reason = self._reasons[entry.key]
@@ -162,14 +171,18 @@ class _Bench:
 def _judge(
     model: Model, workshop: Workshop, judged: dict[str, tuple[str, Path]], threads: int, device: str
 ) -> dict[str, Quality]:
-    if model.layers is not None or not judged:  # a part of a model, too large for float32, is for speed alone
+    if not model.is_judged or not judged:
         return {}
     request = quality.QualityRequest(
         checkpoint=workshop.checkpoint, judged=judged, threads=threads, device=device
     )
-    return quality.RESULTS.validate_json(
-        _child("quality", request.model_dump_json(), f"quality of {model.title}")
-    )
+    try:
+        return quality.RESULTS.validate_json(
+            _child("quality", request.model_dump_json(), f"quality of {model.title}")
+        )
+    except CheckFailed as error:
+        _logger.error("%s", error)
+        return {}
 
 
 def _child(module: str, request: str, what: str) -> str:
@@ -178,8 +191,10 @@ def _child(module: str, request: str, what: str) -> str:
 
 def _commit() -> str:
     words = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty"]
-    answer = subprocess.run(words, capture_output=True, text=True)
-    return answer.stdout.strip() or "no commit"
+    try:
+        return subprocess.run(words, capture_output=True, text=True).stdout.strip() or "no commit"
+    except FileNotFoundError:
+        return "no commit"
 
 
 def _slug(machine: Machine) -> str:

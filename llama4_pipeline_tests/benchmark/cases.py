@@ -46,6 +46,11 @@ class Model:
     plan: Plan
 
     @property
+    def is_judged(self) -> bool:
+        """Whether its quality is measured: a part of a model, too large for float32, is for speed alone."""
+        return self.layers is None
+
+    @property
     def title(self) -> str:
         """As the page names it."""
         return self.name if self.layers is None else f"{self.name}, {self.layers} layers"
@@ -104,5 +109,6 @@ def find_models(names: tuple[str, ...], device: str) -> list[Model]:
 
 def plan_of(model: Model, entry: Entry, device: str) -> Plan:
     """How much of a row is measured: slow rows get less on the CPU."""
-    less = device == "cpu" and entry.slow and model.plan == Plan()
-    return _QUICK_PLAN if less else model.plan
+    if device == "cuda":
+        return model.plan.model_copy(update={"warm_up_lengths": True})
+    return _QUICK_PLAN if entry.slow and model.plan == Plan() else model.plan

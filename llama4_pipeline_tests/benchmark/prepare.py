@@ -3,7 +3,6 @@
 import logging
 import shutil
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 from llama4_pipeline.artifacts.code_version import code_version
@@ -25,7 +24,7 @@ class Workshop:
     """Holds what was made for a model, under names that change with the code that makes it."""
 
     def __init__(self, model: Model, scratch: Path, device: str = "cpu") -> None:
-        self._device = device
+        self._device, self._is_judged = device, model.is_judged
         self._directory = scratch / model.title.replace(", ", "-").replace(" ", "-")
         spec = load_catalog()[model.name]
         changes = {} if model.layers is None else {"num_hidden_layers": model.layers}
@@ -61,11 +60,9 @@ class Workshop:
         from_checkpoint = ["--checkpoint", str(self.checkpoint), "--max-context", str(MAX_CONTEXT)]
         if runs == "gguf":
             return ["gguf", "--encoding", entry.precision, *from_checkpoint]
-        method = DEFAULT_METHOD.get(entry.precision)
-        how = ["--precision", entry.precision, *(["--method", method] if method else [])]
-        if method and self._device == "cuda":  # whose quantized experts take float16 activations only
-            half = self.path(replace(entry, precision="fp16"))
-            return ["quantize", "--graph", str(half), *how]
+        how = ["--precision", entry.precision]
+        if method := DEFAULT_METHOD.get(entry.precision):
+            how += ["--method", method if self._is_judged else "rtn", "--device", self._device]
         return ["export", "--form", "fused", *how, *from_checkpoint]
 
     def _remove_older(self, name: str, suffix: str) -> None:

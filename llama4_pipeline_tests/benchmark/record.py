@@ -120,6 +120,10 @@ class Record(BaseModel):
     machine: Machine
     models: list[ModelRecord]
 
+    def with_model(self, model: ModelRecord) -> Self:
+        """With one more at the end."""
+        return self.model_copy(update={"models": [*self.models, model]})
+
 
 def read_record(file: Path) -> Record:
     """Reads what `write_record` wrote."""
@@ -127,9 +131,11 @@ def read_record(file: Path) -> Record:
 
 
 def write_record(record: Record, file: Path) -> None:
-    """Writes the file, its directory too."""
+    """Writes the file, its directory too; whoever reads meanwhile sees the old or the new one."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(record.model_dump_json(indent=1) + "\n")
+    new = file.with_name(f".{file.name}.new")
+    new.write_text(record.model_dump_json(indent=1) + "\n")
+    new.replace(file)
 
 
 def best(values: Sequence[float | None]) -> float | None:

@@ -3,9 +3,10 @@
 from llama4_pipeline_tests.benchmark.wheels import cut, wanted
 
 
-def test_what_is_there_or_for_the_cpu_is_not_fetched():
-    locked = "# a lock\nnumpy==2.4.6\nonnxruntime==1.32.0\nonnx_ir==1.1.0\ntorch==2.13.0\n"
-    assert wanted(locked, {"torch", "onnx-ir"}) == ["numpy==2.4.6", "onnxruntime-gpu>=1.31.1"]
+def test_what_the_benchmark_imports_is_fetched_and_what_that_requires():
+    locked = "# a lock\nnumpy==2.4.6\nonnxruntime==1.32.0\nonnx_ir==1.1.0\n"
+    locked += "pydantic_core==2.46.4\ndagster==1.13.27\ntorch==2.13.0\n"
+    assert wanted(locked, {"onnx-ir"}) == ["numpy==2.4.6", "pydantic_core==2.46.4", "onnxruntime-gpu>=1.31.1"]
 
 
 def test_pieces_join_to_the_file(tmp_path):

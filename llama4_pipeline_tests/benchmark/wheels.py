@@ -1,22 +1,23 @@
 """Fetches the locked wheels for a machine with a GPU and no network, large ones cut into pieces."""
 
 import argparse
+import importlib.metadata
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 _ROOT = Path(__file__).parents[2]
 _LOCKED = _ROOT / "constraints.txt"
-_HERE_ONLY = {
-    "onnxruntime",
-    "llama-cpp-python",
-    "mypy",
-    "ruff",
-    "pandas-stubs",
-    "types-psutil",
-    "types-tabulate",
-}
+# What the benchmark imports; PyTorch with its CUDA libraries has to be there.
+_IMPORTED = (
+    "accelerate", "click", "flatbuffers", "jinja2", "ml-dtypes", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxsim",
+    "optimum", "protobuf", "psutil", "pydantic", "safetensors", "threadpoolctl", "tokenizers", "transformers",
+)  # fmt: skip
+_THERE_WITH_PYTORCH = {"torch"}
 _GPU_PACKAGES = ("onnxruntime-gpu>=1.31.1",)
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34, 35)] + [
     "manylinux2014_x86_64"
@@ -40,9 +41,29 @@ def main() -> int:
 
 def wanted(locked: str, there: set[str]) -> list[str]:
     """The requirements of a GPU machine, from the lines of constraints.txt and what it has (normalized names)."""
-    lines = [line for line in locked.splitlines() if line and not line.startswith("#")]
-    missing = [line for line in lines if normalized(line.split("==")[0]) not in there | _HERE_ONLY]
+    needed = with_requirements(_IMPORTED) - there - _THERE_WITH_PYTORCH
+    missing = [line for line in locked.splitlines() if normalized(line.split("==")[0]) in needed]
     return missing + [each for each in _GPU_PACKAGES if normalized(each.split(">=")[0]) not in there]
+
+
+def with_requirements(names: Iterable[str]) -> set[str]:
+    """Distributions of this environment and all that they require without extras, but for PyTorch's, normalized."""
+    found: set[str] = set()
+    open_ones = [normalized(name) for name in names]
+    while open_ones:
+        name = open_ones.pop()
+        if name not in found:
+            found.add(name)
+            if name not in _THERE_WITH_PYTORCH:
+                open_ones += _required_by(name)
+    return found
+
+
+def _required_by(name: str) -> list[str]:
+    wanted = map(Requirement, importlib.metadata.requires(name) or [])
+    return [
+        normalized(each.name) for each in wanted if not each.marker or each.marker.evaluate({"extra": ""})
+    ]
 
 
 def normalized(name: str) -> str:
