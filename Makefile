@@ -32,10 +32,10 @@ CPU_TORCH = $(BIN)/python -m pip list --disable-pip-version-check 2>/dev/null | 
 IN_THE_WAY = $(if $(findstring gpu,$(EXTRAS)),onnxruntime $$($(CPU_TORCH)),onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark quality check ui clean
+.PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark cuda-stand-in quality check ui clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Make .venv and install the locked packages
 
@@ -87,6 +87,9 @@ gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-whe
 
 gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write GPU_RECORD=gpu-benchmark.json
 	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels $(GPU_RECORD) $(BENCHMARK)
+
+cuda-stand-in: setup ## Open graphs with ONNX Runtime's CUDA provider over stand-ins for CUDA's libraries (cc, 260 MB of wheels)
+	$(BIN)/python -m pytest -m cuda_stand_in llama4_pipeline_tests/cuda_stand_in
 
 quality: setup ## Measure every method of quantization on trained models; writes docs/quality.md
 	$(BIN)/python -m llama4_pipeline_tests.quality

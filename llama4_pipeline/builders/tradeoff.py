@@ -31,7 +31,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     def make(precision: str, method: str, directory: Path) -> None:
         start = time.monotonic()
-        quantize(inputs, {"precision": precision, "method": method}, directory)
+        quantize(inputs, {"precision": precision, "method": method, "device": "cpu"}, directory)
         seconds[f"{precision} {method}"] = time.monotonic() - start
 
     if parameters["compare"]:

@@ -12,6 +12,7 @@ from llama4_pipeline.graph.by_method import quantize
 from llama4_pipeline.graph.convert import is_float16
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.methods import METHODS, QAT, QDQ_DYNAMIC, QDQ_STATIC
@@ -41,15 +42,18 @@ def test_a_method_leaves_its_name_in_the_report(method: str, fused_graph: Path, 
 
 
 @pytest.mark.parametrize("method", ["k_quant", "gptq"])
-def test_a_graph_for_cuda_is_in_float16(method: str, fused_graph: Path, tmp_path: Path) -> None:
+def test_a_graph_for_cuda_is_in_float16(method: str, tmp_path: Path) -> None:
     """Where calibration runs what was written, too."""
+    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", intermediate_size=64))
+    fused, out = tmp_path / "fused", tmp_path / "out"
+    export_in_one_stream(wide, fused, form="fused", precision="fp32", max_context=64)
     text = _TEXT if METHODS[method].calibration == "needed" else None
-    quantize(fused_graph, tmp_path, precision="int4", method=method, calibration=text, device="cuda")
-    model = load_graph(tmp_path)
+    quantize(fused, out, precision="int4", method=method, calibration=text, device="cuda")
+    model = load_graph(out)
     assert is_float16(model)
     assert {"QMoE", "MatMulNBits"} <= {node.op_type for node in model.graph}
     assert not [value.name for value in model.graph.initializers.values() if value.dtype is ir.DataType.FLOAT]
-    assert not list(tmp_path.glob(".*"))
+    assert not list(out.glob(".*"))
 
 
 def test_a_method_of_the_cpu_is_refused_for_cuda(fused_graph: Path, tmp_path: Path) -> None:

@@ -53,13 +53,13 @@ def test_the_bytes_are_those_of_the_stages(
     assert _nodes(tmp_path / "stream") == _nodes(expected)
 
 
-def test_a_graph_for_cuda_has_the_bytes_of_the_stages(
-    checkpoint: Checkpoint, staged: Path, tmp_path: Path
-) -> None:
-    stages, stream = tmp_path / "stages", tmp_path / "stream"
-    quantize(staged, stages, precision="int4", method="k_quant", device="cuda")
+def test_a_graph_for_cuda_has_the_bytes_of_the_stages(tmp_path: Path) -> None:
+    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", intermediate_size=64))
+    whole, stages, stream = tmp_path / "whole", tmp_path / "stages", tmp_path / "stream"
+    export_in_one_stream(wide, whole, form="fused", precision="fp32", max_context=MAX_CONTEXT)
+    quantize(whole, stages, precision="int4", method="k_quant", device="cuda")
     export_in_one_stream(
-        checkpoint,
+        wide,
         stream,
         form="fused",
         precision="int4",

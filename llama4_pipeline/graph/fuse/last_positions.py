@@ -16,6 +16,7 @@ def fuse_last_positions(rewriter: Rewriter, rows: Rows) -> int:
         hidden, keep = call.inputs
         nodes, ints = tape.Tape(), rewriter.ints
         in_callers_order = nodes.op("GatherND", [hidden, rows.turn_back], {"batch_dims": 1})
-        start = nodes.op("Reshape", [nodes.op("Neg", [keep]), ints(1)])
+        kept = nodes.op("Min", [keep, rows.new])  # which brings the number to the CPU, where Slice wants it
+        start = nodes.op("Neg", [kept])
         rewriter.replace(call, nodes, [nodes.op("Slice", [in_callers_order, start, ints(_END), ints(1)])])
     return len(calls)
