@@ -82,6 +82,7 @@ profile: setup ## Account for a decode token kernel by kernel; writes docs/perfo
 	$(BIN)/python -m llama4_pipeline_tests.benchmark.profile
 
 gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-wheels/
+	rm -rf gpu-wheels
 	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
 		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
 

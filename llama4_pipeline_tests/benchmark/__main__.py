@@ -57,8 +57,8 @@ def main() -> int:
         _logger.error("%s", error)
         return 2
     file = asked.record or _ROOT / "docs" / "results" / f"{_slug(record.machine)}.json"
-    write_record(record, file)
     if not asked.record:
+        write_record(record, file)
         write_page(record, file, _ROOT / "docs" / "benchmarks.md")
         write_readme_table(record, _ROOT / "README.md")
     for target in targets(record):
@@ -86,8 +86,16 @@ def _measure(
         for _ in bench.measure_in_turns(rounds):
             if file:  # a machine that is lent by the minute may be gone before the end
                 write_record(record.with_model(bench.record({})), file)
-        qualities = _judge(model, workshop, bench.judged(), threads, device)
+        try:
+            qualities = _judge(model, workshop, bench.judged(), threads, device)
+        except CheckFailed as error:
+            if not file:
+                raise
+            _logger.error("%s", error)
+            qualities = {}
         record = record.with_model(bench.record(qualities))
+        if file:
+            write_record(record, file)
     return record
 
 
@@ -176,13 +184,9 @@ def _judge(
     request = quality.QualityRequest(
         checkpoint=workshop.checkpoint, judged=judged, threads=threads, device=device
     )
-    try:
-        return quality.RESULTS.validate_json(
-            _child("quality", request.model_dump_json(), f"quality of {model.title}")
-        )
-    except CheckFailed as error:
-        _logger.error("%s", error)
-        return {}
+    return quality.RESULTS.validate_json(
+        _child("quality", request.model_dump_json(), f"quality of {model.title}")
+    )
 
 
 def _child(module: str, request: str, what: str) -> str:

@@ -17,7 +17,7 @@ _INT4 = Entry("onnxruntime", "int4")
 def test_int4_computes_in_what_the_device_has_kernels_for(
     device: str, activations: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_random_checkpoint(tmp_path / "checkpoint", intermediate_size=64)
+    write_random_checkpoint(tmp_path / "checkpoint", hidden_size=64)
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(
         '[models.small]\nsource = "local:checkpoint"\ndescription = "small"\nmax_context = 512\n'

@@ -21,7 +21,7 @@ _NEEDED = re.compile(r"Shared library: \[(lib(?:cu\w+)\.so\.\d+)\]")
 def environment() -> dict[str, str]:
     """Of a process that imports onnxruntime-gpu and finds the stand-ins; both are made when they are not there yet."""
     site, libraries = _CACHE / "site", _CACHE / "libraries"
-    if not (site / _PROVIDER).is_file():
+    if not (site / _PROVIDER).is_file() or not (site / _HEADER).is_file():
         _unpack_wheels(site)
     _build(site, libraries)
     return os.environ | {"PYTHONPATH": str(site), "LD_LIBRARY_PATH": str(libraries)}
