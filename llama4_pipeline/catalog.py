@@ -181,12 +181,13 @@ class ModelSpec(BaseModel):
     def _configured(self) -> Architecture | None:
         return Architecture.from_config(self.config) if self.config else None
 
-    def needs(self, stage: str, out: Path | None = None) -> Needs | None:
+    def needs(self, stage: str, out: Path | None = None, device: str = "cpu") -> Needs | None:
         """Memory and disk that a stage needs for this model; None where only the checkpoint knows.
 
         Args:
             stage: Its name.
             out: The directory it writes to, if that is known: from another file system a local checkpoint is copied.
+            device: "cpu" or "cuda", that quantized graphs are made for.
         """
         if self.architecture is None:
             return None
@@ -196,7 +197,7 @@ class ModelSpec(BaseModel):
             source=self.source.partition(":")[0],
             dtype=self.dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
-            conversions=self._conversions(stage),
+            conversions=self._conversions(stage, device),
             run=stage in self._run_stages(),
         )
         needed = needs(demand, stage)
@@ -205,7 +206,7 @@ class ModelSpec(BaseModel):
             return replace(needed, disk_bytes=copied_bytes(weights, out))
         return needed
 
-    def _conversions(self, stage: str) -> tuple[Conversion, ...]:
+    def _conversions(self, stage: str, device: str) -> tuple[Conversion, ...]:
         """What is quantized in a stage."""
         made: dict[str, list[tuple[str, str]]] = {
             "int8_graph": [("int8", self.method_of("int8"))],
@@ -213,9 +214,10 @@ class ModelSpec(BaseModel):
         }
         if self.has_trained_weights:
             pairs = (pair.split() for pair in self.quantization.compare)
+            device = "cpu" if stage == "quantization_tradeoff" else device
             made["quantization_tradeoff"] = [(precision, method) for precision, method in pairs]
         return tuple(
-            Conversion(precision, method, calibrated=METHODS[method].calibration == "needed")
+            Conversion(precision, method, calibrated=METHODS[method].calibration == "needed", device=device)
             for precision, method in made.get(stage, ())
         )
 

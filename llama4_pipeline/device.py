@@ -2,9 +2,15 @@
 
 import ctypes
 import importlib.metadata
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
+
+from llama4_pipeline.errors import InputError
+
+DEVICE_VARIABLE = "LLAMA4_PIPELINE_DEVICE"
+"""Environment variable that names the device, "cpu" or "cuda", where it is not to be what this machine has."""
 
 # By distribution: whether a version of it can use a GPU, and what to say where it cannot or is not there.
 _CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
@@ -36,10 +42,23 @@ class Device:
 
 
 def find_device() -> Device:
-    """CUDA where a GPU, its driver and the libraries' CUDA builds are there; else the CPU."""
+    """CUDA where a GPU, its driver and the libraries' CUDA builds are there, else the CPU; or what the variable names.
+
+    A machine without a GPU can make graphs for one.
+
+    Raises:
+        InputError: the variable names no device.
+    """
+    asked = os.environ.get(DEVICE_VARIABLE)
+    if asked not in (None, "", "cpu", "cuda"):
+        raise InputError(f"{DEVICE_VARIABLE}={asked!r} names no device: cpu and cuda are there")
+    reason = f"{DEVICE_VARIABLE} asks for it"
+    if asked == "cpu":
+        return Device("cpu", reason)
     gpu = first_gpu()
     if gpu is None:
-        return Device("cpu", "no NVIDIA GPU with a driver was found")
+        found = Device("cpu", "no NVIDIA GPU with a driver was found")
+        return Device("cuda", reason) if asked == "cuda" else found
     if missing := missing_cuda_build():
         return Device("cpu", f"{gpu} is here, but {missing}")
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)

@@ -20,6 +20,7 @@ class Terms:
         calibration: whether it needs text, can use it, or has no use for it.
         checkpoint: whether it needs the PyTorch original.
         block_size: whether it takes one.
+        cuda: whether it makes graphs that CUDA runs.
     """
 
     does: str
@@ -27,6 +28,7 @@ class Terms:
     calibration: Literal["needed", "used", "unused"] = "needed"
     checkpoint: bool = False
     block_size: bool = True
+    cuda: bool = True
 
 
 METHODS: Mapping[str, Terms] = MappingProxyType(
@@ -49,11 +51,13 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
             precisions=("int8",),
             calibration="unused",
             block_size=False,
+            cuda=False,
         ),
         QDQ_STATIC: Terms(
             "ONNX Runtime's own quantizer, activations measured once; experts stay in float32",
             precisions=("int8",),
             block_size=False,
+            cuda=False,
         ),
     }
 )
@@ -68,6 +72,7 @@ def choose_method(
     calibration: object | None,
     checkpoint: object | None = None,
     block_size: int | None = None,
+    device: str | None = None,
 ) -> str:
     """The method of a quantization; refuses one that lacks what it needs or is given what it has no use for.
 
@@ -77,6 +82,7 @@ def choose_method(
         calibration: text, or where it lies; looked at for None only, like the next.
         checkpoint: the PyTorch original.
         block_size: inputs that share a scale.
+        device: "cpu" or "cuda", that is to run the graph.
 
     Raises:
         InputError: says what to give or to leave out.
@@ -87,6 +93,10 @@ def choose_method(
         raise InputError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}")
     if precision not in terms.precisions:
         raise InputError(f"method {method} makes {' and '.join(terms.precisions)}, not {precision}")
+    if device == "cuda" and not terms.cuda:
+        raise InputError(
+            f"method {method} makes graphs for the CPU: choose another for CUDA, as {DEFAULT_METHOD[precision]}"
+        )
     if terms.calibration == "needed" and calibration is None:
         raise InputError(f"method {method} looks at the inputs of the weights: give calibration text")
     if terms.calibration == "unused" and calibration is not None:

@@ -130,7 +130,7 @@ def conversion_needs(architecture: Architecture, conversion: Conversion) -> Need
     ):  # a copy is loaded whole; the result, experts in float, is written twice
         memory = 3 * whole
         disk = whole + 2 * _graph_bytes(architecture, *_ORT_BITS)
-    elif conversion.device == "cuda":
+    if conversion.device == "cuda" and conversion.method != QAT:
         disk *= 2
     return Needs(_PROCESS_BYTES + math.ceil(memory), math.ceil(disk))
 

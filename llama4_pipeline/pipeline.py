@@ -73,7 +73,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
     def make(out: Path) -> Mapping[str, Any]:
         reasons.append("measured anew" if anew else _why(store, recipe))
         _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
-        needed = model.needs(stage.name, out)
+        needed = model.needs(stage.name, out, device.name)
         if needed is None:
             _logger.warning(
                 "whether there is room for %s of %s is not known beforehand: its table in the catalog has no config",

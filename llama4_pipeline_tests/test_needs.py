@@ -132,6 +132,16 @@ def test_training_writes_a_checkpoint_beside_the_graph() -> None:
     assert trained.disk_bytes - plain.disk_bytes == _mini(2).parameters() * 4
 
 
+@pytest.mark.parametrize("method", ["rtn", "mixed"])
+def test_a_graph_for_cuda_stands_beside_its_float32_form(method: str) -> None:
+    here, there = (
+        conversion_needs(_mini(2), Conversion("int4", method, device=name)) for name in ("cpu", "cuda")
+    )
+    assert there.disk_bytes == 2 * here.disk_bytes
+    [tiny, on_gpu] = (CATALOG["tiny"].needs("int4_graph", device=name) for name in ("cpu", "cuda"))
+    assert on_gpu.disk_bytes == 2 * tiny.disk_bytes
+
+
 def test_a_comparison_takes_the_disk_of_its_largest_graph() -> None:
     need = CATALOG["tiny"].needs("quantization_tradeoff")
     assert need.disk_bytes == CATALOG["tiny"].needs("int8_graph").disk_bytes > 0

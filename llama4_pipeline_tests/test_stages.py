@@ -36,6 +36,12 @@ def test_a_users_text_takes_the_place_of_the_built_in_one(tmp_path: Path) -> Non
         run_stage(STAGES["datasets"], model, store, CPU)
 
 
+def test_quantized_graphs_are_made_for_the_device_that_measures_them() -> None:
+    for device in (CPU, Device("cuda", "a test")):
+        for name in ("int8_graph", "int4_graph"):
+            assert STAGES[name].parameters(_model(), device)["device"] == device.name
+
+
 def test_a_models_method_takes_the_place_of_the_default() -> None:
     stages = [STAGES[name] for name in ("int8_graph", "int4_graph")]
     small = _model(config=_SMALL)

@@ -22,6 +22,7 @@ from llama4_pipeline.cli.parameters import (
 )
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.cli.same_model import require_same_model
+from llama4_pipeline.device import find_device
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
@@ -46,9 +47,8 @@ _logger = logging.getLogger(__name__)
 _for_device = click.option(
     "--device",
     type=click.Choice(["cpu", "cuda"]),
-    default="cpu",
-    show_default=True,
-    help="Whose kernels are to run int8 or int4: for cuda the graph computes in float16.",
+    help="Whose kernels are to run int8 or int4: for cuda the graph computes in float16.  "
+    "[default: cuda where it is, else cpu]",
 )
 
 
@@ -103,7 +103,7 @@ def export(
     precision: str,
     max_context: int | None,
     method: str | None,
-    device: str,
+    device: Literal["cpu", "cuda"] | None,
     no_weights: bool,
     as_json: bool,
 ) -> None:
@@ -113,7 +113,7 @@ def export(
         raise InputError(f"--form portable has no --precision {precision}: leave one of the two out")
     if method and precision not in _QUANTIZED:
         raise InputError(f"--precision {precision} has no --method: leave one of the two out")
-    _require_quantized(precision, device)
+    device = _device_of(precision, device)
     from llama4_pipeline.cli.manifest import write_manifest
     from llama4_pipeline.graph.fuse import OLDEST_OPSET
     from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -129,7 +129,7 @@ def export(
         "form": form,
         "precision": precision,
         "method": method or ("rtn" if precision in _QUANTIZED else None),
-        "device": device if precision in _QUANTIZED else None,
+        "device": device,
         "max_context": max_context or min(trained, _LONGEST_DEFAULT_CONTEXT),
         "weights": not no_weights,
     }
@@ -223,7 +223,7 @@ def quantize(
     calibration: str | None,
     checkpoint: str | None,
     block_size: int | None,
-    device: Literal["cpu", "cuda"],
+    device: Literal["cpu", "cuda"] | None,
     as_json: bool,
 ) -> None:
     """Store the weights of a graph in fewer bits."""
@@ -232,17 +232,22 @@ def quantize(
             "--precision fp16 rounds each weight alone: leave out --method, --block-size, --calibration, "
             "--checkpoint"
         )
-    _require_quantized(precision, device)
+    device = _device_of(precision, device)
     if precision != "fp16":
         method = choose_method(
-            method, precision, calibration=calibration, checkpoint=checkpoint, block_size=block_size
+            method,
+            precision,
+            calibration=calibration,
+            checkpoint=checkpoint,
+            block_size=block_size,
+            device=device,
         )
     asked = {
         "precision": precision,
         "method": method,
         "block_size": block_size,
         "calibration": calibration,
-        "device": device if precision in _QUANTIZED else None,
+        "device": device,
     }
     from llama4_pipeline.cli.manifest import content_digest_of, write_manifest
 
@@ -253,7 +258,7 @@ def quantize(
 
         trained = Checkpoint.open(checkpoint, with_weights=False)
         require_same_model(graph, checkpoint, trained.architecture)
-    conversion = Conversion(precision, method, calibrated=calibration is not None, device=device)
+    conversion = Conversion(precision, method, calibrated=calibration is not None, device=device or "cpu")
     needed = conversion_needs(architecture, conversion)
     require("this conversion", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
@@ -306,9 +311,15 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
     _show_graph(out, asked, reports, as_json)
 
 
-def _require_quantized(precision: str, device: str) -> None:
-    if device != "cpu" and precision not in _QUANTIZED:
-        raise InputError(f"--precision {precision} makes the same graph for every device: leave out --device")
+def _device_of(precision: str, device: Literal["cpu", "cuda"] | None) -> Literal["cpu", "cuda"] | None:
+    """Whose kernels a quantized graph is made for; None for others."""
+    if precision in _QUANTIZED:
+        return device or find_device().name
+    if device:
+        raise InputError(
+            f"--precision {precision} has no --device: a graph for CUDA is fp16, or int8 or int4 with --device cuda"
+        )
+    return None
 
 
 def _stream(source: "Checkpoint", out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,7 +351,7 @@ def _conversion(
     block_size: int | None,
     calibration: str | None,
     checkpoint: str | None,
-    device: Literal["cpu", "cuda"],
+    device: Literal["cpu", "cuda"] | None,
 ) -> Step:
     if precision == "fp16":
         from llama4_pipeline.graph.convert import convert_to_float16
@@ -359,7 +370,7 @@ def _conversion(
             block_size=block_size,
             calibration=read_calibration(calibration, graph) if calibration else None,
             checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
-            device=device,
+            device=device or "cpu",
         )
 
     return convert

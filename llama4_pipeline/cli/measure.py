@@ -127,9 +127,16 @@ def evaluate(
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the draws."
 )
+@_DEVICE
 @json_option
 def generate(
-    graph: Path, prompt: str, max_new_tokens: int, temperature: float, seed: int, as_json: bool
+    graph: Path,
+    prompt: str,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    device: str | None,
+    as_json: bool,
 ) -> None:
     """Continue a text, streamed to standard output."""
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
@@ -138,7 +145,7 @@ def generate(
     from llama4_pipeline.runtime.text import generate_text
 
     tokenizer = load_tokenizer(graph)
-    decoder = open_decoder("onnxruntime", graph=graph, device=find_device().name)
+    decoder = open_decoder("onnxruntime", graph=graph, device=device or find_device().name)
     start = time.monotonic()
     pieces = []
     for piece in generate_text(

@@ -64,6 +64,23 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
             bits, or a weight beyond the range of float16.
     """
     model = load_fused_graph(graph)
+    require_convertible(model, graph)
+    report = convert_model(model)
+    save_graph(model, out, share_weights=False)
+    copy_sidecars(graph, out)
+    return report
+
+
+def require_convertible(model: ir.Model, graph: Path) -> None:
+    """Refuses what `convert_to_float16` does not take.
+
+    Args:
+        model: a fused graph.
+        graph: its directory, for the message.
+
+    Raises:
+        InputError: it is in float16 or rounded already, or has its cache in 8 bits.
+    """
     if is_float16(model):
         raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
     if any(value.dtype is ir.DataType.INT8 for value in model.graph.inputs):
@@ -72,10 +89,6 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
         raise InputError(
             f"{graph} is rounded already, by {', '.join(rounding)}: give the graph that it was made from"
         )
-    report = convert_model(model)
-    save_graph(model, out, share_weights=False)
-    copy_sidecars(graph, out)
-    return report
 
 
 def is_float16(model: ir.Model) -> bool:

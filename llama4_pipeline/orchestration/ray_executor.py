@@ -15,7 +15,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.catalog import USER_CATALOG_VARIABLE, ModelSpec, find_model
-from llama4_pipeline.device import missing_cuda_build
+from llama4_pipeline.device import DEVICE_VARIABLE, missing_cuda_build
 from llama4_pipeline.stages import STAGES, Stage
 
 _PARTITION_TAG = "dagster/partition"
@@ -69,7 +69,12 @@ def ray_steps(context: dg.InitExecutorContext) -> dg.Executor:
     """A Ray job per step, on the cluster that $RAY_ADDRESS names."""
     handler = _StageHandler(
         client=JobSubmissionClient(),
-        env_vars=[ARTIFACTS_VARIABLE, USER_CATALOG_VARIABLE],
+        env_vars=[
+            ARTIFACTS_VARIABLE,
+            USER_CATALOG_VARIABLE,
+            # A step that needs no GPU may be where none is, and makes its graph for those that have one.
+            f"{DEVICE_VARIABLE}={'cpu' if missing_cuda_build() else 'cuda'}",
+        ],
         runtime_env=None,
         num_cpus=None,
         num_gpus=None,

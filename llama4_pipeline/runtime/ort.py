@@ -237,7 +237,8 @@ def _require_on_device(session: Any, provider: str) -> None:
     if elsewhere:
         listed = ", ".join(f"{count} {what}" for what, count in elsewhere.most_common(5))
         raise InputError(
-            f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; use a graph made for it"
+            f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; make one for it "
+            "(`--precision fp16`, or int8 or int4 with `--device cuda`), or run this one with `--device cpu`"
         )
 
 

@@ -15,23 +15,23 @@ _DISTRIBUTIONS = ("onnxruntime", "onnxruntime-gpu")
 def installed_onnxruntime() -> dict[str, str]:
     """The ONNX Runtime packages whose files `import onnxruntime` takes: distribution name -> version.
 
-    Another in a directory that Python looks into later does not count.
+    Another in a directory that Python looks into later does not count. One that is built from source names no place.
     """
     module = importlib.util.find_spec("onnxruntime")
-    found: dict[str, str] = {}
     if module is None or module.origin is None:
-        return found
+        return {}
+    imported = Path(module.origin).parent.resolve()
+    versions: dict[str, str] = {}
+    taken: dict[str, str] = {}
     for name in _DISTRIBUTIONS:
         try:
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if (
-            Path(str(distribution.locate_file("onnxruntime"))).resolve()
-            == Path(module.origin).resolve().parent
-        ):
-            found[name] = distribution.version
-    return found
+        versions[name] = distribution.version
+        if Path(str(distribution.locate_file("onnxruntime"))).resolve() == imported:
+            taken[name] = distribution.version
+    return taken or versions
 
 
 def require_onnxruntime(installed: Mapping[str, str] | None = None) -> str:

@@ -167,6 +167,8 @@ def test_quantize_cache(
     [
         (["--precision", "int8", "--method", "guess"], ["guess", "rtn"]),
         (["--precision", "fp16", "--method", "rtn"], ["fp16", "--method"]),
+        (["--precision", "fp16", "--device", "cuda"], ["fp16", "--device"]),
+        (["--precision", "int8", "--method", "qdq-dynamic", "--device", "cuda"], ["qdq-dynamic", "CUDA"]),
         (["--precision", "int8", "--method", "rtn", "--calibration", __file__], ["rtn", "--calibration"]),
         (["--precision", "int4", "--method", "gptq"], ["gptq", "calibration"]),
         (["--precision", "int4", "--method", "qat", "--calibration", __file__], ["qat", "--checkpoint"]),

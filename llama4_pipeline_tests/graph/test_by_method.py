@@ -44,7 +44,7 @@ def test_a_method_leaves_its_name_in_the_report(method: str, fused_graph: Path, 
 @pytest.mark.parametrize("method", ["k_quant", "gptq"])
 def test_a_graph_for_cuda_is_in_float16(method: str, tmp_path: Path) -> None:
     """Where calibration runs what was written, too."""
-    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", intermediate_size=64))
+    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", hidden_size=64))
     fused, out = tmp_path / "fused", tmp_path / "out"
     export_in_one_stream(wide, fused, form="fused", precision="fp32", max_context=64)
     text = _TEXT if METHODS[method].calibration == "needed" else None
@@ -57,7 +57,9 @@ def test_a_graph_for_cuda_is_in_float16(method: str, tmp_path: Path) -> None:
 
 
 def test_a_method_of_the_cpu_is_refused_for_cuda(fused_graph: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="qdq-dynamic makes graphs in float32, for the CPU: choose another"):
+    with pytest.raises(
+        InputError, match="qdq-dynamic makes graphs for the CPU: choose another for CUDA, as k_quant"
+    ):
         quantize(fused_graph, tmp_path, precision="int8", method=QDQ_DYNAMIC, device="cuda")
 
 

@@ -54,7 +54,7 @@ def test_the_bytes_are_those_of_the_stages(
 
 
 def test_a_graph_for_cuda_has_the_bytes_of_the_stages(tmp_path: Path) -> None:
-    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", intermediate_size=64))
+    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", hidden_size=64))
     whole, stages, stream = tmp_path / "whole", tmp_path / "stages", tmp_path / "stream"
     export_in_one_stream(wide, whole, form="fused", precision="fp32", max_context=MAX_CONTEXT)
     quantize(whole, stages, precision="int4", method="k_quant", device="cuda")

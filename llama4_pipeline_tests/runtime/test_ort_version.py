@@ -39,5 +39,13 @@ def test_only_what_import_takes_counts(tmp_path: Path, monkeypatch: pytest.Monke
     assert installed_onnxruntime() == {"onnxruntime-gpu": "1.99.0"}
 
 
+def test_one_built_from_source_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "onnxruntime", raising=False)
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert len(installed_onnxruntime()) == 1
+
+
 def test_this_environment_passes():
     assert require_onnxruntime() in installed_onnxruntime().values()

@@ -137,7 +137,7 @@ def quantize_graph(
                     "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
                 )
             schemes, sensitivity = mix_schemes(
-                graph, weights, preset_schemes(weights, precision), calibration
+                graph, weights, preset_schemes(weights, precision, device=device), calibration
             )
             schemes = plan_schemes(weights, schemes, device)
     report = quantize_model(

@@ -99,6 +99,10 @@ def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight], on_c
     on_cuda = on_cuda and weight.layout is Layout.EXPERTS
     smallest = _SMALLEST_EXPERT_BLOCK_ON_CUDA if on_cuda else _SMALLEST_BLOCK
     widths = [partner.inputs for partner in _same_operator(weight, weights)]
+    if scheme.block_size < smallest:
+        raise InputError(
+            f"QMoE on CUDA has no kernel for blocks of {scheme.block_size}: ask for {smallest} or more"
+        )
     fitted = scheme.fit(*widths)
     if fitted is None or fitted.block_size < smallest:
         operators = "QMoE on CUDA" if on_cuda else "QMoE and GatherBlockQuantized"

@@ -56,6 +56,8 @@ def test_experts_without_a_block_of_cuda_are_refused_for_it() -> None:
     down = _weight("down", Layout.EXPERTS, 2, 128, 48, node=node)
     with pytest.raises(InputError, match=r"up: widths \[48, 128\] are not all multiples of 32.*QMoE on CUDA"):
         plan_schemes([up, down], {"up": Scheme(4, 64, True), "down": Scheme(4, 64, True)}, "cuda")
+    with pytest.raises(InputError, match="QMoE on CUDA has no kernel for blocks of 16: ask for 32 or more"):
+        plan_schemes([up, down], {"up": Scheme(4, 16, True), "down": Scheme(4, 16, True)}, "cuda")
 
 
 def test_scales_follow_the_type_of_the_graph() -> None:
