@@ -52,13 +52,13 @@ def find_device() -> Device:
     asked = os.environ.get(DEVICE_VARIABLE)
     if asked not in (None, "", "cpu", "cuda"):
         raise InputError(f"{DEVICE_VARIABLE}={asked!r} names no device: cpu and cuda are there")
-    reason = f"{DEVICE_VARIABLE} asks for it"
+    gpu, reason = first_gpu(), f"{DEVICE_VARIABLE} asks for it"
     if asked == "cpu":
         return Device("cpu", reason)
-    gpu = first_gpu()
+    if asked == "cuda":
+        return Device("cuda", reason, gpu)
     if gpu is None:
-        found = Device("cpu", "no NVIDIA GPU with a driver was found")
-        return Device("cuda", reason) if asked == "cuda" else found
+        return Device("cpu", "no NVIDIA GPU with a driver was found")
     if missing := missing_cuda_build():
         return Device("cpu", f"{gpu} is here, but {missing}")
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)

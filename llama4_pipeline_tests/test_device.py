@@ -24,6 +24,15 @@ def test_a_gpu_is_left_alone_where_told(monkeypatch: pytest.MonkeyPatch) -> None
     assert find_device().name == "cpu"
 
 
+def test_what_is_asked_for_is_not_taken_back_for_want_of_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "first_gpu", lambda: "a GPU")
+    monkeypatch.setattr(device, "missing_cuda_build", lambda: "onnxruntime-gpu is not installed")
+    monkeypatch.delenv(DEVICE_VARIABLE, raising=False)
+    assert find_device().name == "cpu"
+    monkeypatch.setenv(DEVICE_VARIABLE, "cuda")
+    assert (find_device().name, find_device().gpu) == ("cuda", "a GPU")
+
+
 def test_a_device_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DEVICE_VARIABLE, "tpu")
     with pytest.raises(

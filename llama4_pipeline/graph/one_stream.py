@@ -96,6 +96,7 @@ def _convert(
     if precision == "fp16":
         return convert_model(model).to_json
     report = quantize_model(model, precision=precision, method=method, device=device)
-    if device == "cuda":
-        convert_model(model)
-    return lambda: report().to_json()
+    if device == "cpu":
+        return lambda: report().to_json()
+    converted = convert_model(model)
+    return lambda: replace(report(), bytes_after=converted.bytes_after).to_json()

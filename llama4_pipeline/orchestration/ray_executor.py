@@ -1,5 +1,6 @@
 """Steps as jobs of a Ray cluster, by dagster-ray; each asks for what its stage needs for its model."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ def ray_steps(context: dg.InitExecutorContext) -> dg.Executor:
             ARTIFACTS_VARIABLE,
             USER_CATALOG_VARIABLE,
             # A step that needs no GPU may be where none is, and makes its graph for those that have one.
-            f"{DEVICE_VARIABLE}={'cpu' if missing_cuda_build() else 'cuda'}",
+            f"{DEVICE_VARIABLE}={os.environ.get(DEVICE_VARIABLE) or ('cpu' if missing_cuda_build() else 'cuda')}",
         ],
         runtime_env=None,
         num_cpus=None,

@@ -15,11 +15,11 @@ _HERE = Path(__file__).parent
 _CACHE = Path(__file__).parents[2] / ".cache" / "cuda-stand-in"
 _PROVIDER = "onnxruntime/capi/libonnxruntime_providers_cuda.so"
 _HEADER = "nvidia/cu13/include/driver_types.h"
-_NEEDED = re.compile(r"Shared library: \[(lib(?:cu\w+)\.so\.\d+)\]")
+_NEEDED = re.compile(r"Shared library: \[(libcu\w+\.so\.\d+)\]")
 
 
 def environment() -> dict[str, str]:
-    """Of a process that imports onnxruntime-gpu and finds the stand-ins; both are made when they are not there yet."""
+    """Of a process that imports onnxruntime-gpu and finds the stand-ins; wheels are fetched the first time."""
     site, libraries = _CACHE / "site", _CACHE / "libraries"
     if not (site / _PROVIDER).is_file() or not (site / _HEADER).is_file():
         _unpack_wheels(site)

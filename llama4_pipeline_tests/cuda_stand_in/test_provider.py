@@ -25,6 +25,7 @@ _WIDE = {  # enough for blocks of 256
     "num_key_value_heads": 2,
 }
 _KINDS: dict[str, dict[str, Any]] = {"mixture": _WIDE, "dense": _WIDE | {"moe_layers": []}}
+_CHUNK = 16  # of the test checkpoints
 _ON_LENGTHS = {"Cast": 1, "Min": 2, "Neg": 2, "Squeeze": 2, "Sub": 1}
 """Length of the context as the operator wants it, that of a chunk, counts of new tokens and of logits."""
 
@@ -51,6 +52,14 @@ def test_every_node_but_arithmetic_on_lengths_runs_on_cuda(
     device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
     export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
     assert json.loads(_probe(graph, with_cuda).stdout) == _ON_LENGTHS
+
+
+def test_without_chunks_there_is_one_number_less(
+    checkpoint: Checkpoint, with_cuda: dict[str, str], tmp_path: Path
+) -> None:
+    graph = tmp_path / "graph"
+    export_in_one_stream(checkpoint, graph, form="fused", precision="int8", max_context=_CHUNK, device="cuda")
+    assert json.loads(_probe(graph, with_cuda).stdout) == _ON_LENGTHS | {"Min": 1}
 
 
 def test_larger_blocks_are_what_a_kernel_refuses(

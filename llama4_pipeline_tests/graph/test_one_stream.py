@@ -57,8 +57,8 @@ def test_a_graph_for_cuda_has_the_bytes_of_the_stages(tmp_path: Path) -> None:
     wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", hidden_size=64))
     whole, stages, stream = tmp_path / "whole", tmp_path / "stages", tmp_path / "stream"
     export_in_one_stream(wide, whole, form="fused", precision="fp32", max_context=MAX_CONTEXT)
-    quantize(whole, stages, precision="int4", method="k_quant", device="cuda")
-    export_in_one_stream(
+    report = quantize(whole, stages, precision="int4", method="k_quant", device="cuda").to_json()
+    reports = export_in_one_stream(
         wide,
         stream,
         form="fused",
@@ -69,6 +69,8 @@ def test_a_graph_for_cuda_has_the_bytes_of_the_stages(tmp_path: Path) -> None:
     )
     assert _tensors(stream) == _tensors(stages)
     assert _nodes(stream) == _nodes(stages)
+    stored = sum(len(content) for _, content in _tensors(stream).values())
+    assert reports["quantize"]["bytes_after"] == report["bytes_after"] == stored
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -137,9 +137,8 @@ def quantize_graph(
                     "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
                 )
             schemes, sensitivity = mix_schemes(
-                graph, weights, preset_schemes(weights, precision, device=device), calibration
+                graph, weights, preset_schemes(weights, precision, device=device), calibration, device
             )
-            schemes = plan_schemes(weights, schemes, device)
     report = quantize_model(
         model,
         precision=precision,

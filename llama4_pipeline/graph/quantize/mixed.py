@@ -11,7 +11,7 @@ from pathlib import Path
 
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.gptq import Gptq
-from llama4_pipeline.graph.quantize.plan import plan_schemes
+from llama4_pipeline.graph.quantize.plan import DeviceName, plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivity, weight_groups
 from llama4_pipeline.graph.quantize.weights import Weight
@@ -44,7 +44,11 @@ class Mixed(Gptq):
 
 
 def mix_schemes(
-    graph: Path, weights: list[Weight], usual: Mapping[str, Scheme], calibration: Calibration
+    graph: Path,
+    weights: list[Weight],
+    usual: Mapping[str, Scheme],
+    calibration: Calibration,
+    device: DeviceName = "cpu",
 ) -> tuple[dict[str, Scheme], dict[Group, float]]:
     """Chooses a scheme for every weight.
 
@@ -53,6 +57,7 @@ def mix_schemes(
         weights: all of them.
         usual: fitted schemes by weight name, whose size is the budget.
         calibration: text on which the sensitivity is measured.
+        device: whose kernels are to run the graph.
 
     Returns:
         Fitted schemes by weight name, and the sensitivity in nats per token of each group and, of a small model, of
@@ -62,21 +67,24 @@ def mix_schemes(
     experts = [group for group in weight_groups(weights, by_expert=True) if group.expert is not None]
     measured = [*groups, *experts] if len(experts) <= MOST_EXPERTS else groups
     sensitivity = measure_sensitivity(graph, measured, _MEASURED, calibration.limited(SENSITIVITY_TOKENS))
-    return spend(
-        weights, {group: sensitivity[group] for group in groups}, _bytes(weights, usual)
-    ), sensitivity
+    whole = {group: sensitivity[group] for group in groups}
+    return spend(weights, whole, _bytes(weights, usual), device), sensitivity
 
 
-def spend(weights: list[Weight], sensitivity: Mapping[Group, float], budget: int) -> dict[str, Scheme]:
+def spend(
+    weights: list[Weight], sensitivity: Mapping[Group, float], budget: int, device: DeviceName = "cpu"
+) -> dict[str, Scheme]:
     """The schemes that save most divergence within a budget, by a greedy choice.
 
     Args:
         weights: all of them.
         sensitivity: nats per token of each group under the measured scheme.
         budget: bytes of all codes, scales and zero points.
+        device: whose kernels are to run the graph.
     """
     options = {
-        scheme: plan_schemes(weights, {weight.name: scheme for weight in weights}) for scheme in _SHARES
+        scheme: plan_schemes(weights, {weight.name: scheme for weight in weights}, device)
+        for scheme in _SHARES
     }
     by_name = {weight.name: weight for weight in weights}
     harm = {
