@@ -14,6 +14,7 @@ from llama4_pipeline.metadata import MAX_CONTEXT_KEY
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
 from llama4_pipeline.metrics.expert_changes import ReferenceRouting
 from llama4_pipeline.metrics.latency import measure_decoder
+from llama4_pipeline.preflight import graph_bytes
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.engines import open_decoder
 from llama4_pipeline.runtime.remembered import RememberedDecoder
@@ -86,7 +87,7 @@ def compare_methods(
         result = MethodResult(
             precision=precision,
             method=method,
-            model_bytes=sum(file.stat().st_size for file in directory.glob("model.onnx*")),
+            model_bytes=graph_bytes(directory),
             weight_bytes=initializer_bytes(load_graph(directory).graph),
             decode_latency_ms=latency,
             quality=quality.model_copy(update={"expert_change_share": share}),

@@ -107,6 +107,12 @@ def _open_onnxruntime(graph: Path | str, _dtype: str, threads: int, device: str)
     return OrtDecoder(Path(graph), threads, device)
 
 
+def _open_onnxruntime_cuda_graph(graph: Path | str, _dtype: str, threads: int, device: str) -> Decoder:
+    from llama4_pipeline.runtime.ort import OrtDecoder
+
+    return OrtDecoder(Path(graph), threads, device, fixed_steps=True)
+
+
 def _open_llamacpp(gguf: Path | str, _dtype: str, threads: int, _device: str) -> Decoder:
     from llama4_pipeline.runtime.llamacpp import LlamaCppDecoder
 
@@ -146,6 +152,12 @@ def _onnxruntime_missing(device: str) -> str | None:
     return _cuda_missing("onnxruntime-gpu") if device == "cuda" else None
 
 
+def _onnxruntime_cuda_graph_missing(device: str) -> str | None:
+    if device != "cuda":
+        return "it replays steps on CUDA only; use --device cuda"
+    return _onnxruntime_missing(device)
+
+
 def _llamacpp_missing(device: str) -> str | None:
     if device != "cpu":
         return "it is measured on the CPU only; use --device cpu"
@@ -166,6 +178,9 @@ ENGINES: Mapping[str, Engine] = {
     "pytorch": Engine("PyTorch eager", "checkpoint", _open_pytorch, _pytorch_missing),
     "torch-compile": Engine("PyTorch compiled", "checkpoint", _open_compiled, _compile_missing),
     "onnxruntime": Engine("ONNX Runtime", "graph", _open_onnxruntime, _onnxruntime_missing),
+    "onnxruntime-cuda-graph": Engine(
+        "ONNX Runtime CUDA graph", "graph", _open_onnxruntime_cuda_graph, _onnxruntime_cuda_graph_missing
+    ),
     "llama.cpp": Engine("llama.cpp", "gguf", _open_llamacpp, _llamacpp_missing),
     "tensorrt-llm": Engine("TensorRT-LLM", "checkpoint", _open_tensorrt_llm, _tensorrt_llm_missing),
 }

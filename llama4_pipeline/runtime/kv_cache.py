@@ -72,6 +72,10 @@ class SharedBuffers:
     The buffer doubles when it is full, up to the tensor's limit, so a token is moved at most once on average; one
     tensor after the other, so that only one stands in memory twice. Rows of the batch are contiguous, so a row can be
     bound by itself without a copy. A buffer limited to a chunk is overwritten from its start by the next chunk.
+
+    Attributes:
+        capacity: tokens that a row has room for, where the context does not end before.
+        moves: counts up when buffers are made anew elsewhere.
     """
 
     def __init__(self, tensors: list[CacheTensor], device: str) -> None:
@@ -79,21 +83,23 @@ class SharedBuffers:
         self._device = device
         self._buffers: list[Any] = []
         self._batch = 0
-        self._capacity = 0
-        self._bound: tuple[int, int, int | None] | None = None
+        self.capacity = 0
+        self.moves = 0
+        self._bound: tuple[ort.IOBinding, int, int, int | None] | None = None
         self._most_slots = max(tensor.limit for tensor in tensors)
 
     def reserve(self, batch: int, tokens: int) -> int:
-        if batch != self._batch or tokens > self._capacity:
+        if batch != self._batch or tokens > self.capacity:
             self._grow(batch, tokens)
-        return min(self._capacity, self._most_slots)
+        return min(self.capacity, self._most_slots)
 
     def _grow(self, batch: int, tokens: int) -> None:
-        kept = self._capacity if batch == self._batch else 0
+        kept = self.capacity if batch == self._batch else 0
         capacity = max(tokens, 2 * kept, _FIRST_CAPACITY)
         if not kept:
             self._buffers = [None] * len(self._tensors)
         self._bound = None
+        self.moves += 1
         for index, tensor in enumerate(self._tensors):
             if kept and tensor.shape(batch, capacity) == tensor.shape(batch, kept):
                 continue
@@ -101,17 +107,18 @@ class SharedBuffers:
             if kept:
                 buffer[:, :, :kept] = self._buffers[index].numpy()
             self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
-        self._batch, self._capacity = batch, capacity
+        self._batch, self.capacity = batch, capacity
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:
-        wanted = (self._batch, self._capacity, None if self._batch == 1 else row)
+        row = None if self._batch == 1 else row
+        wanted = (binding, self._batch, self.capacity, row)
         if wanted == self._bound:
             return
         for tensor, buffer in zip(self._tensors, self._buffers, strict=True):
-            shape, address = tensor.shape(self._batch, self._capacity), buffer.data_ptr()
-            if wanted[2] is not None:
-                shape = tensor.shape(1, self._capacity)
-                address += wanted[2] * tensor.nbytes(1, self._capacity)
+            shape, address = tensor.shape(self._batch, self.capacity), buffer.data_ptr()
+            if row is not None:
+                shape = tensor.shape(1, self.capacity)
+                address += row * tensor.nbytes(1, self.capacity)
             binding.bind_input(tensor.past, self._device, 0, tensor.dtype, shape, address)
             binding.bind_output(tensor.present, self._device, 0, tensor.dtype, shape, address)
         self._bound = wanted
@@ -123,7 +130,7 @@ class SharedBuffers:
         """Nothing to erase: what lies beyond the mask is never read."""
 
     def nbytes(self) -> int:
-        return sum(tensor.nbytes(self._batch, self._capacity) for tensor in self._tensors)
+        return sum(tensor.nbytes(self._batch, self.capacity) for tensor in self._tensors)
 
 
 class ReboundTensors:

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import ANY_WIDTH_KEY, CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
+from llama4_pipeline.runtime.fixed_steps import FixedSteps, not_captured
 from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 from llama4_pipeline.runtime.runs import cut, need_cutting
@@ -31,7 +33,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 _CACHE_DTYPES = _DTYPES | {"tensor(int8)": np.dtype(np.int8)}
 # What the CUDA provider leaves to the CPU where it comes from Shape: GroupQueryAttention takes the length from there.
-_ON_LENGTHS = {"Cast", "Min", "Neg", "Squeeze", "Sub"}
+_ON_LENGTHS = {"Cast", "Min", "Neg", "Squeeze"}
 _LOAD_ERRORS = (
     ort_state.Fail,
     ort_state.InvalidArgument,
@@ -51,18 +53,26 @@ class OrtDecoder:
         threads: of one operator; 0 lets ONNX Runtime take one per physical core.
         device: "cpu" or "cuda".
         profile: where ONNX Runtime's profile goes, the start of a file name; `end_profile` gives the file.
+        fixed_steps: whether decode steps keep one shape and one memory, so that CUDA replays them as a graph.
 
     Raises:
-        InputError: no graph there, inputs that are not a decoder's, a device that this ONNX Runtime lacks, or nodes
-            that do not run on it and are no arithmetic on lengths.
+        InputError: no graph there, inputs that are not a decoder's, a device that this ONNX Runtime lacks, nodes that
+            do not run on it and are no arithmetic on lengths, or steps whose shape cannot be fixed.
     """
 
-    engine = "onnxruntime"
-
     def __init__(
-        self, graph: Path, threads: int = 0, device: str = "cpu", profile: Path | None = None
+        self,
+        graph: Path,
+        threads: int = 0,
+        device: str = "cpu",
+        profile: Path | None = None,
+        *,
+        fixed_steps: bool = False,
     ) -> None:
-        self._session = open_session(graph, threads, device, profile)
+        self.engine = "onnxruntime-cuda-graph" if fixed_steps else "onnxruntime"
+        if fixed_steps:
+            _require_any_width(graph)
+        self._session = open_session(graph, threads, device, profile, capture=fixed_steps)
         self._device = device
         self._operators, self._providers = _assignment(self._session)
         if device != "cpu":
@@ -80,11 +90,14 @@ class OrtDecoder:
         self.max_context = int(metadata.get(MAX_CONTEXT_KEY, UNLIMITED))
         self._chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
         tensors = _cache_tensors(self._session, graph, self.max_context, self._chunk_size)
-        self._cache: KeyValueCache = (
-            SharedBuffers(tensors, device) if self._fused else ReboundTensors(tensors, device)
-        )
+        self._shared = SharedBuffers(tensors, device) if self._fused else None
+        self._cache: KeyValueCache = self._shared or ReboundTensors(tensors, device)
         self._binding = self._session.io_binding()
-        self._buffers = StepBuffers(self._binding, _DTYPES[logits.type], device)
+        self._logits_dtype = _DTYPES[logits.type]
+        self._buffers = StepBuffers(self._binding, self._logits_dtype, device)
+        self._run_options = not_captured() if fixed_steps else None
+        self._fixed_steps, self._steps_moves = fixed_steps, 0
+        self._steps: FixedSteps | None = None
         self.mask = EMPTY_MASK
         logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
 
@@ -101,7 +114,9 @@ class OrtDecoder:
         batch, new = input_ids.shape
         slots = self._cache.reserve(batch, mask.shape[1])
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        if self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
+        if new == 1 and self._fixed_steps:
+            logits = self._step(input_ids, mask)
+        elif self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
             logits = self._run_by_row(input_ids, mask, kept, self._longest_run(slots))
         else:
             logits = self._run(input_ids, mask, kept)
@@ -119,7 +134,23 @@ class OrtDecoder:
         return Path(self._session.end_profiling())
 
     def close(self) -> None:
-        del self._buffers, self._binding, self._cache, self._session
+        del self._steps, self._buffers, self._binding, self._cache, self._shared, self._session
+
+    def _step(self, input_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """One token for each row, in the shape and the memory of the step before."""
+        assert self._shared is not None
+        if self._steps is None or self._steps_moves != self._shared.moves:
+            self._steps_moves = self._shared.moves
+            self._steps = FixedSteps(
+                self._session,
+                self._shared,
+                batch=len(mask),
+                width=min(self._shared.capacity, self.max_context),
+                vocab_size=self.vocab_size,
+                logits_dtype=self._logits_dtype,
+                device=self._device,
+            )
+        return self._steps.run(input_ids, mask)
 
     def _run(self, input_ids: np.ndarray, mask: np.ndarray, kept: int, row: int | None = None) -> np.ndarray:
         """One run of the session; returns float32 [B, kept, vocab]."""
@@ -135,7 +166,7 @@ class OrtDecoder:
             self._buffers.feed(name, feeds[name])
         logits = self._buffers.logits((batch, width, self.vocab_size))
         self._cache.bind(self._binding, row)
-        self._session.run_with_iobinding(self._binding)
+        self._session.run_with_iobinding(self._binding, self._run_options)
         self._cache.collect(self._binding)
         return logits[:, width - kept :].astype(np.float32, copy=False)
 
@@ -162,7 +193,14 @@ class OrtDecoder:
         return logits
 
 
-def open_session(graph: Path, threads: int = 0, device: str = "cpu", profile: Path | None = None) -> Any:
+def open_session(
+    graph: Path,
+    threads: int = 0,
+    device: str = "cpu",
+    profile: Path | None = None,
+    *,
+    capture: bool = False,
+) -> Any:
     """Opens `model.onnx` of a graph directory with the options that decoding wants.
 
     Args:
@@ -170,6 +208,7 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu", profile: Pa
         threads: of one operator; 0 lets ONNX Runtime take one per physical core.
         device: "cpu" or "cuda".
         profile: start of the name of the profile's file; None takes no profile.
+        capture: whether CUDA makes a graph of each run, unless its options say otherwise.
 
     Returns:
         An `onnxruntime.InferenceSession`.
@@ -191,7 +230,10 @@ def open_session(graph: Path, threads: int = 0, device: str = "cpu", profile: Pa
     if device == "cuda":
         import torch  # noqa: F401 - brings the CUDA libraries, which the provider then finds in this process
     try:
-        session = ort.InferenceSession(str(model), _session_options(threads, profile), providers=[provider])
+        provider_options = {"enable_cuda_graph": "1"} if capture and device == "cuda" else {}
+        session = ort.InferenceSession(
+            str(model), _session_options(threads, profile), providers=[(provider, provider_options)]
+        )
     except _LOAD_ERRORS as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{model} does not load ({reason}); export it again") from error
@@ -239,6 +281,18 @@ def _require_on_device(session: Any, provider: str) -> None:
         raise InputError(
             f"{sum(elsewhere.values())} nodes do not run on {provider}: {listed}; make one for it "
             "(`--precision fp16`, or int8 or int4 with `--device cuda`), or run this one with `--device cpu`"
+        )
+
+
+def _require_any_width(graph: Path) -> None:
+    model = graph / "model.onnx"
+    if not model.is_file():
+        return  # which `open_session` says
+    metadata = {each.key for each in onnx.load(str(model), load_external_data=False).metadata_props}
+    if ANY_WIDTH_KEY not in metadata:
+        raise InputError(
+            f"{graph}: the shape of its decode steps cannot be fixed for a CUDA graph; export it again in fused form, "
+            "with a --max-context below the model's floor_scale, so that no temperature counts slots"
         )
 
 

@@ -24,6 +24,8 @@ class Run(BaseModel):
     active_weight_bytes: int
     cache_read_bytes: dict[int, int]
     """Tokens of context -> bytes of cache that a step reads."""
+    step_error: float | None = None
+    """Of a step's logits, relative to those of the same token in a prompt; None where an engine has no steps."""
 
 
 class Quality(BaseModel):

@@ -9,6 +9,7 @@ _BATCHES = (2, 4, 8)
 _PREFILLS = (128, 512)
 _SHORT, _LONG = 16, 2048
 _PYTORCH = ("pytorch float32", "pytorch bfloat16", "torch-compile float32", "torch-compile bfloat16")
+_ON_CUDA = ("onnxruntime", "onnxruntime-cuda-graph")
 _ROOFLINE_SHARE = {"scout": 0.5}
 _USUAL_ROOFLINE_SHARE = 0.4
 
@@ -105,16 +106,22 @@ def _against_llamacpp(
 
 
 def _on_cuda(model: ModelRecord) -> Iterator[Target]:
-    int4, fp16 = model.row("onnxruntime int4"), model.row("onnxruntime fp16")
+    """The faster of ONNX Runtime's rows of a precision, with and without a CUDA graph."""
+    rows = {
+        precision: [row for engine in _ON_CUDA if (row := model.row(f"{engine} {precision}"))]
+        for precision in ("int4", "fp16")
+    }
     if model.name == "7b":
-        share = int4 and int4.roofline(_SHORT, model.bandwidth)
+        share = best([row.roofline(_SHORT, model.bandwidth) for row in rows["int4"]])
         yield Target(model.title, f"INT4 decode after {_SHORT}: share of the roofline", share, 0.5)
     eager = best(
         [row and row.decode(_SHORT) for row in map(model.row, ("pytorch float16", "pytorch bfloat16"))]
     )
-    for name, row, bound in (("FP16", fp16, 2.0), ("INT4", int4, 4.0)):
-        value = _ratio(row and row.decode(_SHORT), eager)
-        yield Target(model.title, f"{name} decode after {_SHORT}: times PyTorch eager", value, bound)
+    for precision, bound in (("fp16", 2.0), ("int4", 4.0)):
+        value = _ratio(best([row.decode(_SHORT) for row in rows[precision]]), eager)
+        yield Target(
+            model.title, f"{precision.upper()} decode after {_SHORT}: times PyTorch eager", value, bound
+        )
 
 
 def _kl(row: Row | None) -> float | None:

@@ -75,6 +75,24 @@ def test_ratios_are_of_medians(record):
     assert found["INT8: step after 2048 over after 16"].verdict == "not measured"
 
 
+def test_on_cuda_the_faster_row_counts_with_or_without_a_cuda_graph(record):
+    rows = [
+        row("onnxruntime int4", [4.0], kl=0.01),
+        row("onnxruntime-cuda-graph int4", [2.0], kl=0.01),
+        row("onnxruntime fp16", [5.0], kl=0.01),
+        Row(key="onnxruntime-cuda-graph fp16", title="FP16", unavailable="cannot be captured"),
+        row("pytorch float16", [9.0], kl=0.0),
+    ]
+    dense = ModelRecord(name="7b", title="7b", parameters=7 * 10**9, bandwidth=100e9, rows=rows)
+    found = {
+        each.what: each for each in targets(record.model_copy(update={"device": "cuda", "models": [dense]}))
+    }
+    assert found["INT4 decode after 16: times PyTorch eager"].value == pytest.approx(4.5)
+    assert found["INT4 decode after 16: share of the roofline"].value == pytest.approx(0.5)
+    fp16 = found["FP16 decode after 16: times PyTorch eager"]
+    assert (fp16.value, fp16.verdict) == (pytest.approx(1.8), "missed")
+
+
 def test_the_page_and_the_table_are_of_the_record(record, tmp_path: Path):
     file = tmp_path / "results" / "machine.json"
     write_record(record, file)

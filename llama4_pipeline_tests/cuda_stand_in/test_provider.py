@@ -13,6 +13,7 @@ from llama4_pipeline.graph.quantize import plan
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.cuda_stand_in.libraries import environment
+from llama4_pipeline_tests.cuda_stand_in.probe import STEPS
 
 pytestmark = [pytest.mark.cuda_stand_in, pytest.mark.timeout(1200)]
 
@@ -26,7 +27,7 @@ _WIDE = {  # enough for blocks of 256
 }
 _KINDS: dict[str, dict[str, Any]] = {"mixture": _WIDE, "dense": _WIDE | {"moe_layers": []}}
 _CHUNK = 16  # of the test checkpoints
-_ON_LENGTHS = {"Cast": 1, "Min": 2, "Neg": 2, "Squeeze": 2, "Sub": 1}
+_ON_LENGTHS = {"Cast": 1, "Min": 2, "Neg": 2, "Squeeze": 2}
 """Length of the context as the operator wants it, that of a chunk, counts of new tokens and of logits."""
 
 
@@ -36,9 +37,14 @@ def with_cuda() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module", params=_KINDS)
-def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    directory = tmp_path_factory.mktemp("checkpoint") / request.param
-    return Checkpoint.open(write_random_checkpoint(directory, **_KINDS[request.param]))
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def checkpoint(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    directory = tmp_path_factory.mktemp("checkpoint") / kind
+    return Checkpoint.open(write_random_checkpoint(directory, **_KINDS[kind]))
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
@@ -51,7 +57,7 @@ def test_every_node_but_arithmetic_on_lengths_runs_on_cuda(
     graph = tmp_path / "graph"
     device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
     export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
-    assert json.loads(_probe(graph, with_cuda).stdout) == _ON_LENGTHS
+    assert json.loads(_probe("placement", graph, with_cuda).stdout) == _ON_LENGTHS
 
 
 def test_without_chunks_there_is_one_number_less(
@@ -59,7 +65,7 @@ def test_without_chunks_there_is_one_number_less(
 ) -> None:
     graph = tmp_path / "graph"
     export_in_one_stream(checkpoint, graph, form="fused", precision="int8", max_context=_CHUNK, device="cuda")
-    assert json.loads(_probe(graph, with_cuda).stdout) == _ON_LENGTHS | {"Min": 1}
+    assert json.loads(_probe("placement", graph, with_cuda).stdout) == _ON_LENGTHS | {"Min": 1}
 
 
 def test_larger_blocks_are_what_a_kernel_refuses(
@@ -70,10 +76,25 @@ def test_larger_blocks_are_what_a_kernel_refuses(
     monkeypatch.setattr(plan, "_LARGEST_BLOCK_ON_CUDA", 256)
     graph = tmp_path / "graph"
     export_in_one_stream(checkpoint, graph, form="fused", precision="int4", max_context=128, device="cuda")
-    assert "block size 256 is not supported" in _probe(graph, with_cuda).stderr
+    assert "block size 256 is not supported" in _probe("placement", graph, with_cuda).stderr
 
 
-def _probe(graph: Path, with_cuda: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "llama4_pipeline_tests.cuda_stand_in.probe", str(graph)]
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_a_captured_step_is_one_launch_and_reads_nothing_of_the_host(
+    precision: Literal["fp16", "int8", "int4"], kind: str, with_cuda: dict[str, str], tmp_path: Path
+) -> None:
+    peculiar = _KINDS[kind] | {"floor_scale": 4096}  # else its temperature counts slots
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", **peculiar))
+    graph = tmp_path / "graph"
+    device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
+    export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
+    assert json.loads(_probe("steps", graph, with_cuda).stdout) == {
+        "graphs_launched": [STEPS, 2 * STEPS, 3 * STEPS],
+        "host_copies_captured": [0, 0, 0],
+    }
+
+
+def _probe(what: str, graph: Path, with_cuda: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "llama4_pipeline_tests.cuda_stand_in.probe", what, str(graph)]
     root = Path(__file__).parents[2]
     return subprocess.run(command, env=with_cuda, cwd=root, capture_output=True, text=True, check=False)

@@ -22,7 +22,7 @@ from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.fuse.swiglu import fuse_swiglu
 from llama4_pipeline.graph.sidecars import copy_sidecars
-from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import ANY_WIDTH_KEY, FORM_KEY, MAX_CONTEXT_KEY
 
 OLDEST_OPSET = 23  # RMSNormalization
 
@@ -87,6 +87,8 @@ def fuse_model(model: ir.Model) -> FuseReport:
     del model.opset_imports[DOMAIN]
     model.opset_imports.update({"": max(model.opset_imports[""], OLDEST_OPSET), MICROSOFT: 1})
     model.metadata_props[FORM_KEY] = "fused"
+    if not rows.count_slots:
+        model.metadata_props[ANY_WIDTH_KEY] = "true"
     return FuseReport(fired, _counts(before), _counts(Counter(node.op_type for node in model.graph)))
 
 
