@@ -77,13 +77,17 @@ def run(request: Request) -> Run:
 
 
 def step_error(decoder: Decoder) -> float:
-    """Distance of logits read step by step from those of one prompt, over their norm; median over the steps."""
+    """Distance of logits read step by step from those of one prompt, over their norm; median over the steps.
+
+    The steps of a second generation, since the prompt between may have changed what the first ones left captured.
+    """
     ids = np.random.default_rng(1).integers(0, decoder.vocab_size, (1, _PROMPT + _STEPS))
-    decoder.reset()
-    whole = decoder.forward(ids)[0, _PROMPT:]
-    decoder.reset()
-    decoder.forward(ids[:, :_PROMPT])
-    stepped = [decoder.forward(ids[:, i : i + 1])[0, 0] for i in range(_PROMPT, _PROMPT + _STEPS)]
+    for _ in range(2):
+        decoder.reset()
+        whole = decoder.forward(ids)[0, _PROMPT:]
+        decoder.reset()
+        decoder.forward(ids[:, :_PROMPT])
+        stepped = [decoder.forward(ids[:, i : i + 1])[0, 0] for i in range(_PROMPT, _PROMPT + _STEPS)]
     distances = np.linalg.norm(np.stack(stepped) - whole, axis=-1) / np.linalg.norm(whole, axis=-1)
     return float(np.median(distances))
 

@@ -6,11 +6,17 @@
 #define GIB (1ull << 30)
 enum { MULTIPROCESSORS = 132, SHARED_OPTIN = 232448, SHARED_SM = 233472, REGISTERS = 65536, L2 = 60 << 20 };
 
+static int capturing;
+int stand_in_graphs_launched, stand_in_unfit_calls_captured;
+static void is_no_part_of_a_capture(void) { stand_in_unfit_calls_captured += capturing; }
+
 static int allocate(void **memory, size_t bytes) {
+  is_no_part_of_a_capture();
   *memory = aligned_alloc(512, (bytes + 511) / 512 * 512);
   return *memory ? 0 : 2;
 }
 static int release(void *memory) {
+  is_no_part_of_a_capture();
   free(memory);
   return 0;
 }
@@ -72,16 +78,17 @@ int cudaMallocFromPoolAsync(void **memory, size_t bytes, void *pool, void *strea
 int cudaFree(void *memory) { return release(memory); }
 int cudaFreeHost(void *memory) { return release(memory); }
 int cudaFreeAsync(void *memory, void *stream) { return release(memory); }
-int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) { memmove(to, from, bytes); return 0; }
-/* What a captured run does but launch kernels; a copy of the host's memory would read it again at each replay. */
-static int capturing;
-int stand_in_host_copies_captured, stand_in_graphs_launched;
+int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
+  is_no_part_of_a_capture();
+  memmove(to, from, bytes);
+  return 0;
+}
 int cudaStreamBeginCapture(void *stream, int mode) { capturing = 1; return 0; }
 int cudaStreamEndCapture(void *stream, void **graph) { capturing = 0; *graph = calloc(1, 64); return 0; }
 int cudaGraphInstantiate(void **made, void *graph, unsigned long long flags) { *made = calloc(1, 64); return 0; }
 int cudaGraphLaunch(void *graph, void *stream) { stand_in_graphs_launched++; return 0; }
 int cudaMemcpyAsync(void *to, const void *from, size_t bytes, int kind, void *stream) {
-  if (capturing && kind != 3) stand_in_host_copies_captured++; /* 3: from the device to the device */
+  if (kind != 3) is_no_part_of_a_capture(); /* 3: from the device to the device; another reads the host at each replay */
   memmove(to, from, bytes);
   return 0;
 }
@@ -94,7 +101,17 @@ int cudaPointerGetAttributes(int *attributes, const void *pointer) {
 }
 
 int cudaEventElapsedTime(float *ms, void *start, void *end) { *ms = 1; return 0; }
-int cudaStreamIsCapturing(void *stream, int *status) { *status = 0; return 0; }
+int cudaStreamIsCapturing(void *stream, int *status) { *status = capturing; return 0; }
+int cudaStreamSynchronize(void *stream) { is_no_part_of_a_capture(); return 0; }
+int cudaStreamQuery(void *stream) { is_no_part_of_a_capture(); return 0; }
+int cudaDeviceSynchronize(void) { is_no_part_of_a_capture(); return 0; }
+int cudaEventSynchronize(void *event) { is_no_part_of_a_capture(); return 0; }
+int cudaEventQuery(void *event) { is_no_part_of_a_capture(); return 0; }
+int cudaMemcpyFromSymbol(void *to, const void *symbol, size_t bytes, size_t offset, int kind) {
+  is_no_part_of_a_capture();
+  memset(to, 0, bytes);
+  return 0;
+}
 int cudaFuncGetAttributes(int *attributes, const void *kernel) { /* three sizes, then threads and registers */
   memset(attributes, 0, 64);
   attributes[6] = 1024;

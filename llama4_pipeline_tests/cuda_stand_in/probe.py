@@ -27,7 +27,7 @@ def steps(graph: Path) -> dict[str, list[int]]:
     """Decodes two texts with a CUDA graph, then a batch of two; returns what the stand-ins counted after each."""
     decoder = OrtDecoder(graph, device="cuda", fixed_steps=True)
     runtime = ctypes.CDLL("libcudart.so.13")
-    counts: dict[str, list[int]] = {"graphs_launched": [], "host_copies_captured": []}
+    counts: dict[str, list[int]] = {"graphs_launched": [], "unfit_calls_captured": []}
     for rows in (1, 1, 2):
         decoder.reset()
         decoder.forward(np.full((rows, 4), 3))

@@ -80,7 +80,7 @@ def test_larger_blocks_are_what_a_kernel_refuses(
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
-def test_a_captured_step_is_one_launch_and_reads_nothing_of_the_host(
+def test_a_captured_step_is_one_launch_and_holds_nothing_that_cuda_refuses(
     precision: Literal["fp16", "int8", "int4"], kind: str, with_cuda: dict[str, str], tmp_path: Path
 ) -> None:
     peculiar = _KINDS[kind] | {"floor_scale": 4096}  # else its temperature counts slots
@@ -90,7 +90,7 @@ def test_a_captured_step_is_one_launch_and_reads_nothing_of_the_host(
     export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
     assert json.loads(_probe("steps", graph, with_cuda).stdout) == {
         "graphs_launched": [STEPS, 2 * STEPS, 3 * STEPS],
-        "host_copies_captured": [0, 0, 0],
+        "unfit_calls_captured": [0, 0, 0],
     }
 
 
