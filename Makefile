@@ -55,7 +55,7 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 	$(BIN)/llama4-pipeline run --model tiny
 
 test: setup ## Run the tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-ui: setup ## Try the UI in Chromium, the nightly schedule and backfills on real processes; writes docs/images
 	@command -v chromium >/dev/null || { echo "make test-ui: chromium is missing; apt-get install chromium" >&2; exit 2; }
