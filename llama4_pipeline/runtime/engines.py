@@ -101,16 +101,16 @@ def _open_compiled(checkpoint: Path | str, dtype: str, threads: int, device: str
     return _open_pytorch(checkpoint, dtype, threads, device, compiled=True)
 
 
-def _open_onnxruntime(graph: Path | str, _dtype: str, threads: int, device: str) -> Decoder:
+def _open_onnxruntime(
+    graph: Path | str, _dtype: str, threads: int, device: str, *, fixed_steps: bool = False
+) -> Decoder:
     from llama4_pipeline.runtime.ort import OrtDecoder
 
-    return OrtDecoder(Path(graph), threads, device)
+    return OrtDecoder(Path(graph), threads, device, fixed_steps=fixed_steps)
 
 
-def _open_onnxruntime_cuda_graph(graph: Path | str, _dtype: str, threads: int, device: str) -> Decoder:
-    from llama4_pipeline.runtime.ort import OrtDecoder
-
-    return OrtDecoder(Path(graph), threads, device, fixed_steps=True)
+def _open_onnxruntime_cuda_graph(graph: Path | str, dtype: str, threads: int, device: str) -> Decoder:
+    return _open_onnxruntime(graph, dtype, threads, device, fixed_steps=True)
 
 
 def _open_llamacpp(gguf: Path | str, _dtype: str, threads: int, _device: str) -> Decoder:

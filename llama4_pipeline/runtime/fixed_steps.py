@@ -49,7 +49,8 @@ class FixedSteps:
         device: str,
     ) -> None:
         self._session, self._binding, self._device = session, session.io_binding(), device
-        self._options = _run_options(cache.moves)
+        self._cache, self._moves = cache, cache.moves
+        self._options = _run_options(self._moves)
         self._mask = np.zeros((batch, width), dtype=np.int64)
         shapes = {"input_ids": (batch, 1), "position_ids": (batch, 1), "attention_mask": (batch, width)}
         self._inputs = {
@@ -64,6 +65,11 @@ class FixedSteps:
         self._logits = ort.OrtValue.ortvalue_from_shape_and_type((batch, 1, vocab_size), logits_dtype, device)
         self._binding.bind_ortvalue_output("logits", self._logits)
         cache.bind(self._binding, None)
+
+    @property
+    def are_stale(self) -> bool:
+        """Whether the cache has moved since."""
+        return self._cache.moves != self._moves
 
     def run(self, input_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """Appends a token to each row.

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
@@ -96,7 +95,7 @@ class OrtDecoder:
         self._logits_dtype = _DTYPES[logits.type]
         self._buffers = StepBuffers(self._binding, self._logits_dtype, device)
         self._run_options = not_captured() if fixed_steps else None
-        self._fixed_steps, self._steps_moves = fixed_steps, 0
+        self._fixed_steps = fixed_steps
         self._steps: FixedSteps | None = None
         self.mask = EMPTY_MASK
         logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
@@ -139,8 +138,7 @@ class OrtDecoder:
     def _step(self, input_ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         """One token for each row, in the shape and the memory of the step before."""
         assert self._shared is not None
-        if self._steps is None or self._steps_moves != self._shared.moves:
-            self._steps_moves = self._shared.moves
+        if self._steps is None or self._steps.are_stale:
             self._steps = FixedSteps(
                 self._session,
                 self._shared,
@@ -285,6 +283,9 @@ def _require_on_device(session: Any, provider: str) -> None:
 
 
 def _require_any_width(graph: Path) -> None:
+    """Before the weights are read; no other session needs the package onnx."""
+    import onnx
+
     model = graph / "model.onnx"
     if not model.is_file():
         return  # which `open_session` says

@@ -54,9 +54,7 @@ def test_every_node_but_arithmetic_on_lengths_runs_on_cuda(
     with_cuda: dict[str, str],
     tmp_path: Path,
 ) -> None:
-    graph = tmp_path / "graph"
-    device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
-    export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
+    graph = _graph(checkpoint, precision, tmp_path / "graph")
     assert json.loads(_probe("placement", graph, with_cuda).stdout) == _ON_LENGTHS
 
 
@@ -74,8 +72,7 @@ def test_larger_blocks_are_what_a_kernel_refuses(
     """Which shows that a refusal is seen here."""
     checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", **_KINDS["dense"]))
     monkeypatch.setattr(plan, "_LARGEST_BLOCK_ON_CUDA", 256)
-    graph = tmp_path / "graph"
-    export_in_one_stream(checkpoint, graph, form="fused", precision="int4", max_context=128, device="cuda")
+    graph = _graph(checkpoint, "int4", tmp_path / "graph")
     assert "block size 256 is not supported" in _probe("placement", graph, with_cuda).stderr
 
 
@@ -85,13 +82,17 @@ def test_a_captured_step_is_one_launch_and_holds_nothing_that_cuda_refuses(
 ) -> None:
     peculiar = _KINDS[kind] | {"floor_scale": 4096}  # else its temperature counts slots
     checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", **peculiar))
-    graph = tmp_path / "graph"
-    device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
-    export_in_one_stream(checkpoint, graph, form="fused", precision=precision, max_context=128, device=device)
+    graph = _graph(checkpoint, precision, tmp_path / "graph")
     assert json.loads(_probe("steps", graph, with_cuda).stdout) == {
         "graphs_launched": [STEPS, 2 * STEPS, 3 * STEPS],
         "unfit_calls_captured": [0, 0, 0],
     }
+
+
+def _graph(checkpoint: Checkpoint, precision: Literal["fp16", "int8", "int4"], out: Path) -> Path:
+    device: Literal["cpu", "cuda"] = "cpu" if precision == "fp16" else "cuda"
+    export_in_one_stream(checkpoint, out, form="fused", precision=precision, max_context=128, device=device)
+    return out
 
 
 def _probe(what: str, graph: Path, with_cuda: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -53,7 +53,19 @@ def test_logits_are_those_of_steps_that_grow(decoders: tuple[OrtDecoder, OrtDeco
         np.testing.assert_allclose(fixed[new_mask == 1], grown[new_mask == 1], atol=1e-6)
 
 
-def test_another_batch_and_a_shorter_text_leave_nothing_behind(graph: Path) -> None:
+def test_a_longer_text_leaves_nothing_behind(graph: Path) -> None:
+    used, fresh = (OrtDecoder(graph, threads=1, fixed_steps=True) for _ in range(2))
+    used.forward(np.full((1, 30), 7))
+    used.forward(np.array([[8]]))
+    used.reset()
+    steps = []
+    for decoder in (used, fresh):
+        decoder.forward(np.full((1, 12), 5))
+        steps.append(decoder.forward(np.array([[9]])))
+    np.testing.assert_allclose(*steps, atol=1e-6)
+
+
+def test_another_batch_leaves_nothing_behind(graph: Path) -> None:
     decoder, logits = OrtDecoder(graph, threads=1, fixed_steps=True), []
     for rows in (3, 1, 3):
         decoder.reset()
