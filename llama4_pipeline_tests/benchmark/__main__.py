@@ -145,7 +145,7 @@ class _Bench:
         return {
             entry.key: (entry.engine, self._paths[entry.key])
             for entry in self._model.entries
-            if entry.is_quantized and self._runs[entry.key]
+            if entry.is_judged and self._runs[entry.key]
         }
 
     def _row(self, entry: Entry, judged: Quality | None) -> Row:

@@ -31,7 +31,7 @@ class Entry:
         return f"{self.engine} {self.precision}"
 
     @property
-    def is_quantized(self) -> bool:
+    def is_judged(self) -> bool:
         """Whether its quality is measured; with a CUDA graph it is that of the same graph without."""
         rounded = self.precision in ("int8", "int4", "q8_0", "q4_0", "fp16")
         return rounded and self.engine != "onnxruntime-cuda-graph"

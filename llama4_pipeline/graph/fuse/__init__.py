@@ -87,7 +87,7 @@ def fuse_model(model: ir.Model) -> FuseReport:
     del model.opset_imports[DOMAIN]
     model.opset_imports.update({"": max(model.opset_imports[""], OLDEST_OPSET), MICROSOFT: 1})
     model.metadata_props[FORM_KEY] = "fused"
-    if not rows.count_slots:
+    if not rows.slots_are_counted:
         model.metadata_props[ANY_WIDTH_KEY] = "true"
     return FuseReport(fired, _counts(before), _counts(Counter(node.op_type for node in model.graph)))
 

@@ -39,6 +39,10 @@ class Rewriter:
             self._shared[name] = make()
         return self._shared[name]
 
+    def has_made(self, name: str) -> bool:
+        """Whether `once` was asked for it."""
+        return name in self._shared
+
     def ints(self, *values: int) -> ir.Value:
         """An int64 [n] constant, shared by value."""
         return self.constant(

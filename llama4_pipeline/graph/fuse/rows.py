@@ -21,15 +21,9 @@ _MORE_THAN_A_CONTEXT = 1 << 40
 
 
 class Rows:
-    """Values for all layers; each is made when first asked for. B rows, S new tokens, T = cached + new.
-
-    Attributes:
-        count_slots: whether something depends on T itself, and not on real tokens alone: then padding on the left of
-            the whole mask makes a difference.
-    """
+    """Values for all layers; each is made when first asked for. B rows, S new tokens, T = cached + new."""
 
     def __init__(self, rewriter: Rewriter) -> None:
-        self.count_slots = False
         self._rewriter, self._op = rewriter, rewriter.preamble.op
         self._mask = rewriter.input("attention_mask")
 
@@ -111,8 +105,12 @@ class Rows:
     @property
     def query_slots(self) -> ir.Value:
         """Slot among all T of the caller's mask of each token in order, int64 [B, S]."""
-        self.count_slots = True
         return self._once("query_slots", lambda: self._op("Gather", [self._new_slots, self.turn]))
+
+    @property
+    def slots_are_counted(self) -> bool:
+        """Whether a value reads `query_slots`, so that padding on the left of the whole mask makes a difference."""
+        return self._rewriter.has_made("rows.query_slots")
 
     def total_in_chunk(self, chunk_size: int) -> ir.Value:
         """Most tokens that a row of a chunked layer's cache holds behind this call, int32 []."""
