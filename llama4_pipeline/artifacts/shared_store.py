@@ -213,8 +213,24 @@ class SharedStore(Store):
 
     def _make(self, recipe: Recipe, make: Make, known: dict[tuple[int, int], FileRecord]) -> Artifact:
         local = super()._make(recipe, make, known)
+        self._unsent(recipe).touch()
+        return self._send(recipe, local)
+
+    def _finish(self, recipe: Recipe) -> Artifact | None:
+        local = open_artifact(self._directory(recipe)).artifact
+        if not self._unsent(recipe).exists() or local is None or damage_of(local, hash_all=True):
+            return None
+        return self._send(recipe, local)
+
+    def _send(self, recipe: Recipe, local: Artifact) -> Artifact:
         self._upload(local)
+        self._unsent(recipe).unlink()
         return SharedArtifact(local.local, local.manifest, self)
+
+    def _unsent(self, recipe: Recipe) -> Path:
+        """A file that is there until what this machine made is uploaded: it need not be made again then."""
+        directory = self._directory(recipe)
+        return directory.with_name(f".unsent-{directory.name}")
 
     def _read_pointer(self, pointer: Path) -> bytes | None:
         return self._objects.read(pointer.relative_to(self.root).as_posix())

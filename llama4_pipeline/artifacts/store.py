@@ -5,10 +5,9 @@
     <root>/.locks/                                              one file per key, locked while it is built
 
 A directory without a manifest is no artifact, and the manifest is written last. What `SharedStore` does otherwise
-is what the methods from `_open` to `_make` do, and how pointers are read and written.
+is what the methods from `_open` to `_finish` do, and how pointers are read and written.
 """
 
-import errno
 import logging
 import shutil
 import time
@@ -32,11 +31,11 @@ from llama4_pipeline.artifacts.manifest import (
 from llama4_pipeline.artifacts.publish import lock_of, publish, scratch_name
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.full_disk import is_out_of_space
 
 _logger = logging.getLogger(__name__)
 _LATEST = "latest.json"
 _ALWAYS_HASHED_BELOW = 1 << 30
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 Make = Callable[[Path], Mapping[str, Any]]
 """Writes the files of an artifact into an empty directory and returns what it has to report."""
@@ -108,7 +107,7 @@ class Store:
                     return artifact, False
         with _naming_a_full_disk(recipe, self.root), ExitStack() as held:
             held.enter_context(self._claimed(recipe, say_waiting))
-            artifact = None if anew else self.find(recipe).artifact
+            artifact = None if anew else self.find(recipe).artifact or self._finish(recipe)
             made = artifact is None
             if artifact is None:
                 known: dict[tuple[int, int], FileRecord] = {}
@@ -197,6 +196,10 @@ class Store:
             shutil.rmtree(scratch, ignore_errors=True)
         return Artifact(target, manifest)
 
+    def _finish(self, recipe: Recipe) -> Artifact | None:
+        """What an earlier call made and could not publish; the lock is held."""
+        return None
+
     def _machine(self, alone: bool) -> AbstractContextManager[None]:
         """Taken behind all other locks, so that whoever has it waits for nobody."""
         lock = self.root / ".locks" / "machine"
@@ -275,8 +278,8 @@ class Store:
 def _naming_a_full_disk(recipe: Recipe, root: Path) -> Iterator[None]:
     try:
         yield
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
+    except Exception as error:
+        if not is_out_of_space(error):
             raise
         raise InputError(
             f"no space left for {recipe.stage} in {root}: free some (`llama4-pipeline store gc`) or let "

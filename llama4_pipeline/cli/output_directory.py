@@ -1,7 +1,5 @@
 """Output directories, and files, that exist whole or not at all."""
 
-import errno
-import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -9,11 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.full_disk import is_out_of_space
 from llama4_pipeline.units import format_bytes
-
-_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
-# safetensors and C++ libraries put the system's words into exceptions of their own; numpy's tofile its own.
-_SPACE_WORDS = re.compile(r"No space left on device|Disk quota exceeded|\d+ requested and \d+ written")
 
 
 class Workspace:
@@ -50,7 +45,7 @@ def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Wor
             workspace = Workspace(root)
             yield workspace
         except Exception as error:
-            if not _is_out_of_space(error):
+            if not is_out_of_space(error):
                 raise
             raise InputError(_no_space(out, needed_bytes, free)) from error
         _publish(workspace.result, target)
@@ -110,17 +105,6 @@ def _publish(result: Path, target: Path) -> None:
             entry.rename(target / entry.name)
     else:
         result.rename(target)
-
-
-def _is_out_of_space(error: BaseException) -> bool:
-    chain: BaseException | None = error
-    while chain is not None:
-        if isinstance(chain, OSError) and chain.errno in _SPACE_ERRORS:
-            return True
-        if _SPACE_WORDS.search(str(chain)):
-            return True
-        chain = chain.__cause__ or chain.__context__
-    return False
 
 
 def _no_space(out: Path, needed_bytes: int | None, free: int) -> str:

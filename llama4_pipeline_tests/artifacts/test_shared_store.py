@@ -111,6 +111,24 @@ def test_nothing_is_visible_before_the_manifest(
     assert was_made and here.verify() == {}
 
 
+def test_what_could_not_be_uploaded_is_uploaded_later(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(objects: Objects, file: Path, name: str) -> None:
+        raise OSError("the token has expired")
+
+    monkeypatch.setattr(Objects, "upload", breaks)
+    with pytest.raises(OSError, match="the token has expired"):
+        here.get_or_make(recipe(), writes("one"))
+    monkeypatch.undo()
+    finished, was_made = here.get_or_make(recipe(), never)
+    found, _ = there.get_or_make(recipe(), never)
+    assert not was_made and files_of(found) == files_of(finished)
+    Objects(here.place).remove([f"tiny/exported_graph/{finished.local.name}/manifest.json"])
+    _, was_made = here.get_or_make(recipe(), writes("two"))
+    assert was_made, "what was uploaded once and is deleted there is made again"
+
+
 @pytest.mark.parametrize("content", [None, b"o"])
 def test_damage_is_seen_named_and_repaired(here: SharedStore, content: bytes | None) -> None:
     artifact, _ = here.get_or_make(recipe(), writes("one"))
