@@ -13,6 +13,7 @@ from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.artifacts.recipe import Recipe, library_versions
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.preflight import require
 from llama4_pipeline.stages import STAGES, Stage
 
@@ -62,10 +63,13 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         anew: Make it even if it is there, for a new measurement.
 
     Raises:
-        InputError: An input was never made, is gone or damaged; memory or disk is short; or the disk is full.
+        InputError: An input was never made, is gone or damaged, or a measurement would be of one that was made for
+            another device; memory or disk is short; or the disk is full.
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     sources = {name: store.input_of(model.name, name) for name in stage.inputs}
+    if stage.measures:
+        _require_made_for(device, model, sources)
     digests = {name: source.digest for name, source in sources.items()}
     recipe = recipe_of(stage, model, device, digests)
     reasons = []
@@ -134,6 +138,17 @@ def recipe_of(stage: Stage, model: "ModelSpec", device: Device, inputs: Mapping[
 def stage_code_version(stage: Stage) -> str:
     """The version of all code that a stage runs."""
     return "+".join(code_version(function)[:16] for function in (stage.build, *stage.also_runs))
+
+
+def _require_made_for(device: Device, model: "ModelSpec", sources: Mapping[str, Artifact]) -> None:
+    """A graph for CUDA runs on the CPU too, only otherwise: its figures would stand under the wrong name."""
+    for name, source in sources.items():
+        made_for = source.manifest.recipe.parameters.get("device", device.name)
+        if made_for != device.name:
+            raise InputError(
+                f"{name} of {model.name} was made for {made_for}, and {device.name} is what is measured here "
+                f"({device.reason}): materialize {name} first"
+            )
 
 
 def _why(store: Store, recipe: Recipe) -> str:

@@ -60,6 +60,11 @@ def test_the_night_measures_every_nightly_model_anew(tmp_path: Path, monkeypatch
     ]
     assert all(request.tags.items() >= MEASURE_ANEW.items() for request in requests)
 
+    new = '[models.new]\nsource = "hub:a/b"\nmax_context = 512\nnightly = true\ndescription = "New"\n'
+    (tmp_path / "catalog.toml").write_text(new)
+    monkeypatch.setenv(USER_CATALOG_VARIABLE, str(tmp_path / "catalog.toml"))
+    assert _tick(schedule).run_requests == requests, "a model that is not loaded yet stops no other"
+
     (tmp_path / "catalog.toml").write_text("[models.tiny]\nnightly = false\n")
     monkeypatch.setenv(USER_CATALOG_VARIABLE, str(tmp_path / "catalog.toml"))
     assert "nightly = true" in str(_tick(schedule).skip_message)

@@ -64,6 +64,10 @@ def _larger_blocks(model: ModelSpec, device: Device) -> dict[str, int]:
     return {"block_size": 64}
 
 
+def _for_device(model: ModelSpec, device: Device) -> dict[str, str]:
+    return {"device": device.name}
+
+
 SMALL_STAGES = (
     Stage("checkpoint", "", build="small.checkpoint:build", parameters=_seed),
     Stage("exported", "", build="small.export:build", inputs=("checkpoint",), libraries=("pydantic",)),
@@ -252,6 +256,17 @@ def test_a_measurement_of_another_machine_does_not_count(bench: Bench) -> None:
     bench.monkeypatch.setattr(Device, "machine", lambda self: {"cpu": "another"})
     [(stage, reason)] = bench.planned(bench.model, State.RUN).items()
     assert stage == "measured" and "machine cpu: " in reason
+
+
+def test_what_was_made_for_another_device_is_not_measured(bench: Bench) -> None:
+    made_for = [replace(s, parameters=_for_device) if s.name == "int4" else s for s in SMALL_STAGES]
+    bench.use(*made_for)
+    bench.run(bench.model)
+    run_stage(pipeline.STAGES["int4"], bench.model, bench.store, Device("cuda", "a test"))
+    says = r"int4 of one was made for cuda, and cpu is what is measured here \(a test\): materialize int4 first"
+    with pytest.raises(InputError, match=says):
+        run_stage(pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True)
+    assert "measured" in bench.run(bench.model, anew=True)
 
 
 def test_a_stage_without_its_input_says_what_to_do(bench: Bench) -> None:

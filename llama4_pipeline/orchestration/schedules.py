@@ -9,6 +9,7 @@ from llama4_pipeline.catalog import load_catalog
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.orchestration.jobs import pipeline_job
 from llama4_pipeline.orchestration.materialization import MEASURE_ANEW
+from llama4_pipeline.orchestration.partitions import MODELS
 
 NIGHTLY_VARIABLE = "LLAMA4_PIPELINE_NIGHTLY"
 """Environment variable for another hour, in cron's five fields, UTC."""
@@ -33,10 +34,19 @@ def _time_of_night() -> str:
     description="Every night a run per model marked nightly: rebuilds what changed, measures anew. On by default.",
 )
 def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """One run per model, so that a failure of one leaves the others alone."""
+    """One run per model, so that a failure of one leaves the others alone.
+
+    The catalog is read anew at every tick, but a model is a partition from the next load of the definitions on.
+    """
     models = [model for model in load_catalog().values() if model.nightly]
+    for model in models:
+        if not MODELS.has_partition_key(model.name):
+            context.log.warning(
+                f"{model.name} came into the catalog after its definitions were loaded: Reload them in the UI"
+            )
+    models = [model for model in models if MODELS.has_partition_key(model.name)]
     night = context.scheduled_execution_time.isoformat(timespec="minutes")
     for model in models:
         yield dg.RunRequest(run_key=f"{night}-{model.name}", partition_key=model.name, tags=MEASURE_ANEW)
     if not models:
-        yield dg.SkipReason("no model of the catalog has nightly = true")
+        yield dg.SkipReason("no loaded model of the catalog has nightly = true")
