@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import chain, permutations
 from pathlib import Path
@@ -116,7 +116,9 @@ def build_datasets(
             f"calibration_samples is {calibration_samples}: expected at least {FEWEST_CALIBRATION_SAMPLES}"
         )
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
-    datasets = _built_in(split_corpus(read_corpus()), calibration_samples, task_samples, experts) | own
+    missing = [name for name in asdict(sources) if name not in own]
+    built_in = _built_in(missing, calibration_samples, task_samples, experts) if missing else {}
+    datasets = {name: own[name] if name in own else built_in[name] for name in asdict(sources)}
     origins = {name: getattr(sources, name) or _BUILT_IN for name in datasets}
     _check_disjoint(datasets, origins)
     report = {}
@@ -129,17 +131,25 @@ def build_datasets(
 
 
 def _built_in(
-    splits: Splits, calibration_samples: int, task_samples: int, experts: ExpertShares | None
+    names: Iterable[str], calibration_samples: int, task_samples: int, experts: ExpertShares | None
 ) -> dict[str, list[Sample]]:
+    splits = split_corpus(read_corpus())
     classify, summarise = held_out_examples(splits, task_samples)
     validation = documents(splits.validation)
-    held_out = shingles(*validation, *(example.passage for example in (*classify, *summarise)))
-    return {
-        "calibration": _calibration(splits.train, held_out, calibration_samples, experts),
-        "validation": [TextSample(text) for text in validation],
-        "summarise": [SummariseSample(example.prompt, example.answer) for example in summarise],
-        "classify": [ClassifySample(example.prompt, example.choices, example.answer) for example in classify],
+
+    def calibration() -> list[Sample]:
+        held_out = shingles(*validation, *(example.passage for example in (*classify, *summarise)))
+        return _calibration(splits.train, held_out, calibration_samples, experts)
+
+    makers: dict[str, Callable[[], list[Sample]]] = {
+        "calibration": calibration,
+        "validation": lambda: [TextSample(text) for text in validation],
+        "summarise": lambda: [SummariseSample(example.prompt, example.answer) for example in summarise],
+        "classify": lambda: [
+            ClassifySample(example.prompt, example.choices, example.answer) for example in classify
+        ],
     }
+    return {name: makers[name]() for name in names}
 
 
 def _calibration(

@@ -110,6 +110,21 @@ def test_own_validation_text(tmp_path: Path):
     assert report.datasets["validation"].source == str(own)
 
 
+def test_nothing_is_built_in_the_place_of_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Neither needs a Python whose sources are there, nor runs the model over text that nobody reads."""
+    own = {name: tmp_path / f"{name}.own.jsonl" for name in _NAMES}
+    write_samples([TextSample(f"a text that is number {number}") for number in range(1000)], own["calibration"])
+    write_samples([TextSample("words to be judged on")], own["validation"])
+    write_samples([SummariseSample("Title of a long story?", "Story")], own["summarise"])
+    write_samples([ClassifySample("Is it warm or cold?", ("warm", "cold"), "cold")], own["classify"])
+    monkeypatch.setattr("llama4_pipeline.data.datasets.read_corpus", lambda: pytest.fail("was read"))
+    sources = DataSources(**{name: str(file) for name, file in own.items()})
+    report = build_datasets(tmp_path, sources=sources, experts=ExpertShares(OneExpertForZip(), least=0))
+    assert list(report.datasets) == list(_NAMES)
+    for name, file in own.items():
+        assert (tmp_path / f"{name}.jsonl").read_bytes() == file.read_bytes()
+
+
 def test_own_data_is_refused_where_it_does_not_fit(tmp_path: Path, built: tuple[Path, DatasetsReport]):
     few = tmp_path / "few.jsonl"
     few.write_text('{"text": "my own words"}\n')
