@@ -38,8 +38,8 @@ CATALOG_FILE = Path(__file__).with_suffix(".toml")
 # Model names are partition keys and directory names; no longer than a recipe takes them.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PARTITION_RANGE = "..."  # stands between two keys where Dagster reads a range of them
-_SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+|local:.+")
-_SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME" or "local:DIR"'
+_SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+(@[\w./-]+)?|local:.+")
+_SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME[@REVISION]" or "local:DIR"'
 # Keys of Llama4TextConfig that do not shape the tensors.
 _OTHER_CONFIG_KEYS = {
     "rope_parameters",
@@ -117,7 +117,7 @@ class ModelSpec(BaseModel):
     Attributes:
         name: The table's name.
         description: What it is, in one line.
-        source: "trained", "random", "hub:ORG/NAME" or "local:DIR".
+        source: "trained", "random", "hub:ORG/NAME[@REVISION]" or "local:DIR".
         config: Keyword arguments of `transformers.Llama4TextConfig`. For hub and local models the checkpoint's
             config.json rules, and this may be empty.
         dtype: What the checkpoint is stored in.

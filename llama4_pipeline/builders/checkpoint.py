@@ -15,7 +15,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     Args:
         inputs: None.
-        parameters: `source` ("trained", "random", "hub:ORG/NAME" or "local:DIR") and, for the first two,
+        parameters: `source` ("trained", "random", "hub:ORG/NAME[@REVISION]" or "local:DIR") and, for the first two,
             `config`, `seed` and `dtype`.
         out: The directory to fill.
 

@@ -24,13 +24,14 @@ _ARCHITECTURES = {
     "Llama4ForCausalLM": ("llama4_text", None),
     "Llama4ForConditionalGeneration": ("llama4", "text_config"),
 }
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
 def local_directory(path: str | Path, *, with_weights: bool = True) -> Path:
-    """The directory of a checkpoint: the one given, or the download of a Hugging Face id ORG/NAME.
+    """The directory of a checkpoint: the one given, or the download of a Hugging Face id ORG/NAME[@REVISION].
 
-    Only configuration, tokenizer files and, if asked for, safetensors are downloaded.
+    A revision is a branch, a tag or a commit. Only configuration, tokenizer files and, if asked for, safetensors are
+    downloaded.
 
     Raises:
         InputError: There is no such directory, and no such repository within reach.
@@ -40,28 +41,30 @@ def local_directory(path: str | Path, *, with_weights: bool = True) -> Path:
         return directory
     if directory.exists():
         raise InputError(f"{path} is a file; give the checkpoint's directory")
-    if isinstance(path, str) and _HUB_ID.fullmatch(path):
-        return _download(path, with_weights)
+    if isinstance(path, str) and (hub_id := _HUB_ID.fullmatch(path)):
+        return _download(hub_id[1], hub_id[2], with_weights)
     raise InputError(
-        f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME"
+        f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME[@REVISION]"
     )
 
 
-def _download(hub_id: str, with_weights: bool) -> Path:
+def _download(hub_id: str, revision: str | None, with_weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
+    named = f"{hub_id}@{revision}" if revision else hub_id
     weights = ["*.safetensors"] if with_weights else []
     try:
         return Path(
             snapshot_download(
                 hub_id,
+                revision=revision,
                 allow_patterns=["*.json", *weights, *TOKENIZER_FILES],
                 ignore_patterns=["*/*"],
             )
         )
     except Exception as error:  # the HTTP client, and so the classes of its errors, differ by hub version
         raise InputError(
-            f"{hub_id}: no such directory, and the Hugging Face download failed ({one_line(error)}); "
+            f"{named}: no such directory, and the Hugging Face download failed ({one_line(error)}); "
             "give a local directory, or log in where the repository is gated"
         ) from error
 
