@@ -44,7 +44,7 @@ def with_quality(
         graph: The graph that is judged.
 
     Raises:
-        CheckFailed: Logits hold NaN.
+        CheckFailed: Logits hold NaN or infinity.
     """
     if not parameters["trained"] or measurement.unavailable:
         return measurement

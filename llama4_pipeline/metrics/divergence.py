@@ -64,7 +64,7 @@ def measure_divergence(
 
     Raises:
         InputError: the vocabularies differ, or as in `measure_perplexity`.
-        CheckFailed: logits hold NaN.
+        CheckFailed: logits hold NaN or infinity.
     """
     if decoder.vocab_size != reference.vocab_size:
         raise InputError(

@@ -116,7 +116,7 @@ def evaluate(
 
     Raises:
         InputError: bad data, named by line; a text or a prompt that does not fit the decoder.
-        CheckFailed: logits hold NaN.
+        CheckFailed: logits hold NaN or infinity.
     """
     samples = _all_samples(data)
     documents = _documents(tokenizer, samples)

@@ -29,7 +29,8 @@ class Perplexity:
     @classmethod
     def from_losses(cls, losses: np.ndarray) -> "Perplexity":
         """Pools the negative log-likelihoods (nats, [tokens]) of all documents."""
-        value = math.exp(float(losses.mean()))
+        with np.errstate(over="ignore"):  # a broken model's is infinite
+            value = float(np.exp(losses.mean()))
         return cls(value, value * standard_error(losses), losses.size)
 
 
@@ -62,7 +63,7 @@ def measure_perplexity(
 
     Raises:
         InputError: context or stride do not fit the decoder, or no document has two tokens.
-        CheckFailed: logits hold NaN.
+        CheckFailed: logits hold NaN or infinity.
     """
     losses = []
     with Progress("perplexity", total=count_targets(documents), unit="tokens") as progress:
@@ -80,7 +81,7 @@ def predictions(
     Arguments are checked and windows run as the iterator is consumed; one window's logits live at a time.
 
     Raises:
-        CheckFailed: logits hold NaN.
+        CheckFailed: logits hold NaN or infinity.
         InputError: as in `measure_perplexity`.
     """
     context, stride = _window_sizes(decoder, context, stride)
@@ -91,8 +92,10 @@ def predictions(
             decoder.reset()
             tokens = np.asarray(document[window.start : window.stop], dtype=np.int64)
             logits = decoder.forward(tokens[None, :-1], logits_to_keep=window.scored)
-            if np.isnan(logits).any():
-                raise CheckFailed(f"logits of {decoder.engine} hold NaN: the model or its weights are broken")
+            if not (logits < np.inf).all():  # -inf is a token that cannot come
+                raise CheckFailed(
+                    f"logits of {decoder.engine} hold NaN or infinity: the model or its weights are broken"
+                )
             yield logits[0], tokens[-window.scored :]
 
 

@@ -13,6 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import standard_error
+from llama4_pipeline.metrics.rouge import WordsOfAnyScript
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.generate import FINISHED, generate, pad_left
@@ -81,7 +82,7 @@ def summary_rouge(
     texts = greedy_continuations(
         decoder, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
     )
-    scorer = RougeScorer(_ROUGE, use_stemmer=True)
+    scorer = RougeScorer(_ROUGE, tokenizer=WordsOfAnyScript())
     scores = [
         scorer.score(sample.reference, _comparable(text, sample.reference))
         for sample, text in zip(samples, texts, strict=True)

@@ -98,14 +98,19 @@ def test_a_text_of_one_token_is_refused(decoder):
         measure_perplexity(decoder, [_DOCUMENT[:1]])
 
 
-def test_logits_that_are_no_numbers_are_a_failure(decoder):
+def test_a_loss_beyond_every_perplexity_is_infinite():
+    assert Perplexity.from_losses(np.array([800.0, 900.0])).value == math.inf
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_a_failure(decoder, number):
     class Broken:
         engine, max_context, vocab_size = "broken", decoder.max_context, decoder.vocab_size
         reset = decoder.reset
 
         def forward(self, *arguments, **options):
             logits = decoder.forward(*arguments, **options).copy()
-            logits[0, -1, 5] = np.nan
+            logits[0, -1, 5] = number
             return logits
 
     with pytest.raises(CheckFailed, match="logits of broken hold NaN"):
