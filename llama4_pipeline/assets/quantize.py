@@ -4,7 +4,6 @@ from typing import Any
 
 import dagster as dg
 
-from llama4_pipeline.builders.notes import NOTES
 from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 from llama4_pipeline.pipeline import Outcome
@@ -46,9 +45,8 @@ def _quantized(outcome: Outcome) -> dg.MaterializeResult:
     shown: dict[str, Any] = {}
     if coverage := [_coverage(tensor) for tensor in report["tensors"] if len(tensor["tokens"]) > 1]:
         shown["calibration_tokens_by_expert"] = dg.MetadataValue.table(coverage)
-    picture = outcome.artifact.directory / NOTES / "sensitivity.png"
-    if picture.is_file():
-        shown["sensitivity"] = image("sensitivity", picture.read_bytes())
+    if report.get("sensitivity"):
+        shown |= _sensitivity(report)
     return materialized(
         outcome,
         **shown,
@@ -58,6 +56,14 @@ def _quantized(outcome: Outcome) -> dg.MaterializeResult:
         stayed_float=report["stayed_float"],
         **_sizes(report),
     )
+
+
+def _sensitivity(report: dict[str, Any]) -> dict[str, dg.MetadataValue]:
+    from llama4_pipeline.report.plots import to_png
+    from llama4_pipeline.report.sensitivity import draw_sensitivity
+
+    figure = draw_sensitivity(report)
+    return {"sensitivity": image("sensitivity", to_png(figure))} if figure else {}
 
 
 def _coverage(tensor: dict[str, Any]) -> dg.TableRecord:

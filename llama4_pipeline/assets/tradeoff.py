@@ -11,7 +11,7 @@ from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 def quantization_tradeoff(
     context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
 ) -> dg.MaterializeResult:
-    """Shows what each method that was compared loses, weighs and takes a token."""
+    """Shows what each method that was compared loses and weighs, and what it took to make."""
     outcome = run(context, artifacts, device)
     rows = [
         dg.TableRecord({"method": name, **figures})

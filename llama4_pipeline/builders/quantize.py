@@ -1,10 +1,12 @@
 """The graphs with fewer bits a weight."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.builders.notes import note
+SENSITIVITY = "sensitivity.json"
+"""What a method that looks at sensitivities measured; part of the content, since the report draws it."""
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -23,8 +25,6 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.methods import METHODS
-    from llama4_pipeline.report.plots import to_png
-    from llama4_pipeline.report.sensitivity import draw_sensitivity
 
     graph, method = inputs["optimized_graph"], parameters["method"]
     terms = METHODS[method]
@@ -41,9 +41,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         device=parameters["device"],
     )
     facts = report.to_json()
-    if sensitivity := draw_sensitivity(facts):
-        note(out, "sensitivity.png", to_png(sensitivity))
-        note(out, "sensitivity.json", {name: facts[name] for name in ("sensitivity", "expert_sensitivity")})
+    if figures := {name: facts[name] for name in ("sensitivity", "expert_sensitivity") if facts.get(name)}:
+        (out / SENSITIVITY).write_text(json.dumps(figures, indent=1, allow_nan=False))
     return {"quantize": facts}
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.builders.measurements import measured_on, read_measurements
-from llama4_pipeline.builders.notes import NOTES
+from llama4_pipeline.builders.quantize import SENSITIVITY
 from llama4_pipeline.builders.tradeoff import RESULTS
 
 if TYPE_CHECKING:
@@ -71,11 +71,11 @@ def _pictures(inputs: Mapping[str, Path]) -> Iterator["Picture"]:
     from llama4_pipeline.report import sensitivity, tradeoff
     from llama4_pipeline.report.plots import Picture
 
-    note = inputs["int4_graph"] / NOTES / "sensitivity.json"
+    measured = inputs["int4_graph"] / SENSITIVITY
     results = {"": read_results(inputs["quantization_tradeoff"] / RESULTS)}
     if figure := tradeoff.draw_tradeoff(results):
         yield Picture("tradeoff", tradeoff.TITLE, tradeoff.CAPTION, figure)
-    if note.is_file() and (figure := sensitivity.draw_sensitivity(json.loads(note.read_bytes()))):
+    if measured.is_file() and (figure := sensitivity.draw_sensitivity(json.loads(measured.read_bytes()))):
         yield Picture("sensitivity", sensitivity.TITLE, sensitivity.CAPTION, figure)
 
 

@@ -21,7 +21,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         out: The directory to fill.
 
     Returns:
-        Size, loss, time per token and seconds to make by precision and method; nothing where nothing is to be compared.
+        Size, loss and seconds to make by precision and method; nothing where nothing is to be compared. Times per
+        token stay in the file: other stages run beside this one, and any machine's artifact is taken.
     """
     from llama4_pipeline.metrics.tradeoff import compare_methods, write_results
     from llama4_pipeline.report.plots import to_png
@@ -55,7 +56,6 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
             row.name: {
                 "bytes": row.model_bytes,
                 "perplexity_increase": row.loss,
-                "decode_latency_ms": row.decode_latency_ms,
                 "seconds": seconds.get(row.name),
             }
             for row in results
