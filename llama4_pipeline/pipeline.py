@@ -12,9 +12,10 @@ from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.artifacts.recipe import Recipe, library_versions
 from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.builders.measurements import SHORT_OF_MEMORY
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.preflight import require
+from llama4_pipeline.preflight import require, room
 from llama4_pipeline.stages import STAGES, Stage
 
 if TYPE_CHECKING:
@@ -72,10 +73,11 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         _require_made_for(device, model, sources)
     digests = {name: source.digest for name, source in sources.items()}
     recipe = recipe_of(stage, model, device, digests)
+    again = "measured anew" if anew else _why_again(stage, store.find(recipe).artifact)
     reasons = []
 
     def make(out: Path) -> Mapping[str, Any]:
-        reasons.append("measured anew" if anew else _why(store, recipe))
+        reasons.append(again or _why(store, recipe))
         _logger.info("%s of %s runs: %s", stage.name, model.name, reasons[0])
         needed = model.needs(stage.name, out, device.name)
         if needed is None:
@@ -91,7 +93,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
 
     recipes = {name: source.manifest.recipe for name, source in sources.items()}
-    artifact, made = store.get_or_make(recipe, make, recipes, anew, alone=stage.measures)
+    artifact, made = store.get_or_make(recipe, make, recipes, anew=again is not None, alone=stage.measures)
     if not made:
         _logger.info("%s of %s is reused: %s", stage.name, model.name, _why_reused(artifact))
     return Outcome(artifact, reused=not made, reason=reasons[0] if made else _why_reused(artifact))
@@ -115,6 +117,8 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
             decision = Decision(stage.name, State.RUN, _why(store, recipe))
         elif open_inputs:
             decision = Decision(stage.name, State.IF_INPUT_CHANGES, f"{', '.join(open_inputs)} may change")
+        elif again := _why_again(stage, found):
+            decision = Decision(stage.name, State.RUN, again)
         else:
             digests[stage.name] = found.digest
             decision = Decision(stage.name, State.REUSE, _why_reused(found))
@@ -160,6 +164,12 @@ def _why(store: Store, recipe: Recipe) -> str:
         return "; ".join(changes)
     damage = store.find(recipe).damage
     return f"artifact damaged: {damage}" if damage else "artifact deleted"
+
+
+def _why_again(stage: Stage, found: Artifact | None) -> str | None:
+    """Why an artifact that is there is made anew: a row of a measurement is empty for want of memory that is free now."""
+    short = found.facts.get(SHORT_OF_MEMORY) if found and stage.measures else None
+    return "memory that was short is free now" if short and short <= room(Path.cwd()).memory_bytes else None
 
 
 def _why_reused(artifact: Artifact) -> str:

@@ -18,6 +18,7 @@ from llama4_pipeline.catalog import BenchmarkPlan, ModelSpec
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.pipeline import State, plan, run_stage
+from llama4_pipeline.preflight import Room
 from llama4_pipeline.stages import STAGES, Stage
 
 CPU = Device("cpu", "a test")
@@ -251,6 +252,18 @@ def test_a_measurement_is_repeated_on_demand_and_replaces_the_old(bench: Bench) 
     assert bench.store.input_of("one", "measured") == after
 
 
+def test_a_measurement_that_was_short_of_memory_is_repeated_once_it_is_free(bench: Bench) -> None:
+    bench.replace_in("measure", "return {}", "return {'short_of_memory': 10}")
+    room = Room(memory_bytes=9, disk_bytes=0)
+    bench.monkeypatch.setattr(pipeline, "room", lambda directory: room)
+    bench.run(bench.model)
+    assert bench.run(bench.model) == {}
+    room = Room(memory_bytes=10, disk_bytes=0)
+    why = {"measured": "memory that was short is free now"}
+    assert bench.planned(bench.model, State.RUN) == why
+    assert bench.run(bench.model) == why
+
+
 def test_a_measurement_of_another_machine_does_not_count(bench: Bench) -> None:
     bench.run(bench.model)
     bench.monkeypatch.setattr(Device, "machine", lambda self: {"cpu": "another"})
@@ -263,7 +276,9 @@ def test_what_was_made_for_another_device_is_not_measured(bench: Bench) -> None:
     bench.use(*made_for)
     bench.run(bench.model)
     run_stage(pipeline.STAGES["int4"], bench.model, bench.store, Device("cuda", "a test"))
-    says = r"int4 of one was made for cuda, and cpu is what is measured here \(a test\): materialize int4 first"
+    says = (
+        r"int4 of one was made for cuda, and cpu is what is measured here \(a test\): materialize int4 first"
+    )
     with pytest.raises(InputError, match=says):
         run_stage(pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True)
     assert "measured" in bench.run(bench.model, anew=True)

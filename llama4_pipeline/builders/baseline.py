@@ -17,7 +17,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         out: The directory to fill.
 
     Returns:
-        Nothing beside the measurement itself.
+        As `write_measurements`.
 
     Raises:
         CheckFailed: The measuring process died.
@@ -26,5 +26,4 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     measured = measure_isolated(request("pytorch", parameters, checkpoint=inputs["checkpoint"]))
     judged = with_quality(measured, parameters, inputs["datasets"], inputs["checkpoint"])
-    write_measurements([judged], out)
-    return {}
+    return write_measurements([judged], out)

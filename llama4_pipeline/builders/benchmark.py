@@ -1,4 +1,4 @@
-"""The benchmarks: every engine on the same prompts, in turns, each in a process of its own."""
+"""The benchmarks: every engine on the same prompts, one after the other, each in a process of its own."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +16,7 @@ _QUANTIZED = ("int8_graph", "int4_graph")
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Measures PyTorch eager, ONNX Runtime in every precision, and TensorRT-LLM.
 
-    PyTorch's speed is taken again, in turns with the others, so that ratios hold; its quality is the
+    PyTorch's speed is taken again, right before the others, so that ratios hold; its quality is the
     baseline's.
 
     Args:
@@ -25,12 +25,13 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         out: The directory to fill.
 
     Returns:
-        Engines that were left out, with the reason.
+        As `write_measurements`.
 
     Raises:
         CheckFailed: A measuring process died.
     """
-    from llama4_pipeline.metrics.isolated import measure_interleaved
+    from llama4_pipeline.metrics.isolated import measure_isolated
+    from llama4_pipeline.progress import Progress
 
     graphs = ("fp16_graph" if parameters["device"] == "cuda" else "optimized_graph", *_QUANTIZED)
     requests = [
@@ -38,15 +39,19 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         *(request("onnxruntime", parameters, graph=inputs[name]) for name in graphs),
         request("tensorrt-llm", parameters, checkpoint=inputs["checkpoint"]),
     ]
-    pytorch, *fused, tensorrt = measure_interleaved(requests)
+    measured = []
+    with Progress("benchmark", total=len(requests), unit="engines") as progress:
+        for asked in requests:
+            measured.append(measure_isolated(asked))
+            progress.advance(note=asked.engine)
+    pytorch, *fused, tensorrt = measured
     [baseline] = read_measurements(inputs["pytorch_baseline"])
     judged = [
-        with_quality(measured, parameters, inputs["datasets"], inputs["checkpoint"], inputs[name])
-        for measured, name in zip(fused, graphs, strict=True)
+        with_quality(each, parameters, inputs["datasets"], inputs["checkpoint"], inputs[name])
+        for each, name in zip(fused, graphs, strict=True)
     ]
     rows = [_quality_of(baseline, pytorch), *judged, tensorrt]
-    write_measurements(rows, out)
-    return {"left_out": {row.engine: row.unavailable for row in rows if row.unavailable}}
+    return write_measurements(rows, out)
 
 
 def _quality_of(baseline: "Measurement", measured: "Measurement") -> "Measurement":

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from llama4_pipeline.metrics.isolated import BenchRequest
     from llama4_pipeline.metrics.measurement import Measurement
 
+SHORT_OF_MEMORY = "short_of_memory"
 _FILE = "measurements.json"
 
 
@@ -34,13 +35,23 @@ def request(
     )
 
 
-def write_measurements(measurements: Sequence["Measurement"], directory: Path) -> None:
-    """Writes records in the order of the rows, and the day."""
+def write_measurements(measurements: Sequence["Measurement"], directory: Path) -> dict[str, Any]:
+    """Writes records in the order of the rows, and the day.
+
+    Returns:
+        Facts for the manifest: `left_out`, engines with the reason, and `SHORT_OF_MEMORY`, the bytes that the smallest
+        of those wants which did not fit into memory, or None.
+    """
     record = {
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": [measurement.model_dump(mode="json") for measurement in measurements],
     }
     (directory / _FILE).write_text(json.dumps(record, indent=1))
+    short = [row.short_of_memory_bytes for row in measurements if row.short_of_memory_bytes]
+    return {
+        "left_out": {row.engine: row.unavailable for row in measurements if row.unavailable},
+        SHORT_OF_MEMORY: min(short, default=None),
+    }
 
 
 def read_measurements(directory: Path) -> list["Measurement"]:

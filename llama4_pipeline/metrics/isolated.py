@@ -6,7 +6,6 @@ import logging
 import os
 import re
 import signal
-import statistics
 import subprocess
 import sys
 from collections import deque
@@ -24,7 +23,6 @@ from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.preflight import graph_bytes, room
-from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.engines import available_cores, find_engine
 from llama4_pipeline.units import format_bytes
 
@@ -103,12 +101,13 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     if missing := find_engine(request.engine).missing(request.device):
         logger.warning("%s is left out: %s", request.engine, missing)
         return request.unavailable(missing)
-    if short := _short_memory(request):
+    if (weights := _weights_in_memory(request)) > (free := room(Path.cwd()).memory_bytes):
         from llama4_pipeline.metrics.bench import engine_facts
 
         facts = engine_facts(request.engine, request.graph or Path(str(request.checkpoint)), request.dtype)
+        short = f"its weights take {format_bytes(weights)}, {format_bytes(free)} of memory are free"
         logger.warning("%s is left out: %s", facts.title, short)
-        return request.unavailable(short, facts)
+        return request.unavailable(short, facts).model_copy(update={"short_of_memory_bytes": weights})
     what = f"bench of {request.engine} on {request.model}"
     line = last_line(request.command(), what)
     try:
@@ -183,45 +182,16 @@ def _environment() -> dict[str, str]:
     return os.environ | {"GLIBC_TUNABLES": ":".join(tunables)}
 
 
-def _short_memory(request: BenchRequest) -> str | None:
-    """Why the weights do not fit into main memory; None where they do, or lie on a GPU."""
+def _weights_in_memory(request: BenchRequest) -> int:
+    """Bytes of main memory that the weights take; 0 where they lie on a GPU, or nothing says how many they are."""
     if request.device != "cpu":
-        return None
+        return 0
     if request.graph:
-        weights = graph_bytes(request.graph)
-    elif request.checkpoint and (Path(request.checkpoint) / "config.json").is_file():
+        return graph_bytes(request.graph)
+    if request.checkpoint and (Path(request.checkpoint) / "config.json").is_file():
         parameters = Checkpoint.open(request.checkpoint, with_weights=False).architecture.parameters()
-        weights = parameters * (4 if request.dtype == "float32" else 2)
-    else:
-        return None
-    free = room(Path.cwd()).memory_bytes
-    if weights <= free:
-        return None
-    return f"its weights take {format_bytes(weights)}, {format_bytes(free)} of memory are free"
-
-
-def measure_interleaved(requests: Sequence[BenchRequest], rounds: int = 1) -> list[Measurement]:
-    """Measures several engines in turns, so that a slow minute of the machine hits all of them.
-
-    Args:
-        requests: one for each row of the table.
-        rounds: how often each is measured.
-
-    Returns:
-        For each request the measurement of the round whose decode speed is the median one.
-    """
-    measured: list[list[Measurement]] = [[] for _ in requests]
-    with Progress("benchmark", total=rounds * len(requests), unit="engines", logger=logger) as progress:
-        for _ in range(rounds):
-            for request, found in zip(requests, measured, strict=True):
-                found.append(measure_isolated(request))
-                progress.advance(note=request.engine)
-    return [_median(found) for found in measured]
-
-
-def _median(measurements: Sequence[Measurement]) -> Measurement:
-    middle = statistics.median_low(m.decode_tokens_per_second or 0.0 for m in measurements)
-    return next(m for m in measurements if (m.decode_tokens_per_second or 0.0) == middle)
+        return parameters * (4 if request.dtype == "float32" else 2)
+    return 0
 
 
 def _relay(stream: IO[str], said: deque[str]) -> None:

@@ -31,6 +31,8 @@ class Measurement(BaseModel):
     machine: Machine
     unavailable: str | None = None
     """Why this engine could not be measured here."""
+    short_of_memory_bytes: int | None = None
+    """What its weights take, where they did not fit into the memory that was free and that is why."""
 
     prompt_tokens: int
     new_tokens: int

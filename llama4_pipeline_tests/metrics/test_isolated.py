@@ -11,7 +11,7 @@ import pytest
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
-from llama4_pipeline.metrics.isolated import BenchRequest, last_line, measure_interleaved, measure_isolated
+from llama4_pipeline.metrics.isolated import BenchRequest, last_line, measure_isolated
 
 
 def request(checkpoint: Path, **fields) -> BenchRequest:
@@ -20,7 +20,7 @@ def request(checkpoint: Path, **fields) -> BenchRequest:
 
 
 def test_the_record_of_the_other_process(tiny_random_checkpoint):
-    [measurement] = measure_interleaved([request(tiny_random_checkpoint)])
+    measurement = measure_isolated(request(tiny_random_checkpoint))
     assert (measurement.model, measurement.engine, measurement.threads) == ("tiny", "PyTorch eager", 1)
     assert list(measurement.throughput) == [1, 2]
     assert measurement.peak_memory_bytes > measurement.model_bytes
@@ -39,6 +39,7 @@ def test_a_model_that_does_not_fit_is_a_row_with_the_figures(tmp_path):
     write_synthetic_checkpoint(tmp_path, find_model("maverick").config, seed=0, dtype="bfloat16")
     row = measure_isolated(request(tmp_path))
     assert row.unavailable.startswith("its weights take 1,603 GB, ")
+    assert row.short_of_memory_bytes == 4 * find_model("maverick").architecture.parameters()
     assert (row.engine, row.precision) == ("PyTorch eager", "float32")
     row = measure_isolated(request(tmp_path, dtype="bfloat16"))
     assert (row.engine, row.precision) == ("PyTorch eager BF16", "bfloat16")  # as the row of one that fits
