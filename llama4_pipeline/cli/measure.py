@@ -9,6 +9,7 @@ from llama4_pipeline.cli.parameters import (
     POSITIVE,
     GraphDirectory,
     Integers,
+    Text,
     WholeGraphDirectory,
     json_option,
 )
@@ -94,7 +95,7 @@ def bench(
 )
 @click.option("--checkpoint", metavar="DIR", help="Its PyTorch original, to measure the divergence from.")
 @click.option(
-    "--data", required=True, metavar="FILE", help="Text, JSONL or Parquet; or the name of a dataset."
+    "--data", required=True, metavar="DATA", help="A text, JSONL or Parquet file, or datasets:NAME:SPLIT."
 )
 @_THREADS
 @_DEVICE
@@ -119,7 +120,7 @@ def evaluate(
 
 @click.command()
 @click.option("--graph", type=WholeGraphDirectory(), required=True, metavar="DIR", help="ONNX directory.")
-@click.option("--prompt", required=True, metavar="TEXT")
+@click.option("--prompt", required=True, type=Text(), metavar="TEXT")
 @click.option("--max-new-tokens", type=POSITIVE, default=128, show_default=True, metavar="N")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."

@@ -1,6 +1,5 @@
 """`pages`: serves the reports, so that a browser opens them from the asset's page."""
 
-import os
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -28,7 +27,7 @@ def pages(port: int, host: str, as_json: bool) -> None:
     try:
         server = ThreadingHTTPServer((host, port), _Reports)
     except OSError as error:
-        raise InputError(f"{host}:{port}: {os.strerror(error.errno or 0)}; choose another --port") from error
+        raise InputError(f"{host}:{port}: {error.strerror}; choose another --port or --host") from error
     with server:
         address = f"http://{host}:{server.server_port}/"
         show({"address": address}, f"reports at {address}", as_json)

@@ -40,6 +40,19 @@ class WholeGraphDirectory(GraphDirectory):
         return directory
 
 
+class Text(click.ParamType):
+    """A text; the shell may hand on bytes that are none."""
+
+    name = "text"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            self.fail(f"{ascii(value)} is not UTF-8", param, ctx)
+        return value
+
+
 class BlockSize(click.ParamType):
     """A number of weights that ONNX Runtime's kernels take to a scale."""
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from llama4_pipeline.data.corpus import (
     Section,
     Shingle,
-    Splits,
     documents,
     read_corpus,
     repeats,

@@ -261,9 +261,18 @@ def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> Non
         Store(tmp_path / "file" / "store").get_or_make(recipe(), lambda _: {})
 
 
-def test_a_full_disk_is_an_input_error(store: Store) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        OSError("1048576 requested and 0 written"),
+        RuntimeError("SafetensorError: I/O error: No space left on device (os error 28)"),
+    ],
+    ids=["system", "numpy", "safetensors"],
+)
+def test_a_full_disk_is_an_input_error(store: Store, error: Exception) -> None:
     def full(out: Path) -> Mapping[str, Any]:
-        raise OSError(28, "No space left on device")
+        raise error
 
     with pytest.raises(InputError, match=r"no space left for exported_graph in .*store gc"):
         store.get_or_make(recipe(), full)

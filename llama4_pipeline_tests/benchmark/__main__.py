@@ -88,9 +88,7 @@ def _measure(
                 write_record(record.with_model(bench.record({})), file)
         try:
             qualities = _judge(model, workshop, bench.judged(), threads, device)
-        except CheckFailed as error:
-            if not file:
-                raise
+        except CheckFailed as error:  # what was measured for an hour counts without it
             _logger.error("%s", error)
             qualities = {}
         record = record.with_model(bench.record(qualities))

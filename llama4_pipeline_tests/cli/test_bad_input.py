@@ -1,6 +1,7 @@
 """Bad input through the command line: status 2, one line that says what and what to do, nothing half-written."""
 
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -245,6 +246,13 @@ def test_a_graph_without_all_of_its_weights_is_refused(
         ("part", ["model.onnx.data has"]),
     ):
         assert_refused([*command, "--graph", graph], words, tmp_path / "out", capsys)
+
+
+def test_a_prompt_that_is_no_text_is_refused(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", "--graph", str(fused), "--prompt", os.fsdecode(b"caf\xe9")]
+    assert_refused(arguments, ["--prompt", "not UTF-8"], tmp_path / "out", capsys)
 
 
 def test_a_block_that_no_kernel_takes_is_refused(

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from llama4_pipeline import cli
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.artifacts.store import Store
@@ -49,6 +50,12 @@ def test_a_report_and_nothing_else_is_served_to_this_machine(server: tuple[psuti
     for path in ("mini", "tiny/report", "../tiny/report", "%2e%2e/tiny", "tiny/../../etc/passwd"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}{path}")
+
+
+def test_a_host_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["pages", "--host", "nowhere.invalid", "--port", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "nowhere.invalid:0: " in said and "another --port or --host" in said
 
 
 def test_the_ui_is_served_to_this_machine_unless_asked() -> None:

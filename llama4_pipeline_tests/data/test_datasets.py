@@ -113,7 +113,9 @@ def test_own_validation_text(tmp_path: Path):
 def test_nothing_is_built_in_the_place_of_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Neither needs a Python whose sources are there, nor runs the model over text that nobody reads."""
     own = {name: tmp_path / f"{name}.own.jsonl" for name in _NAMES}
-    write_samples([TextSample(f"a text that is number {number}") for number in range(1000)], own["calibration"])
+    write_samples(
+        [TextSample(f"a text that is number {number}") for number in range(1000)], own["calibration"]
+    )
     write_samples([TextSample("words to be judged on")], own["validation"])
     write_samples([SummariseSample("Title of a long story?", "Story")], own["summarise"])
     write_samples([ClassifySample("Is it warm or cold?", ("warm", "cold"), "cold")], own["classify"])

@@ -6,7 +6,7 @@ from rouge_score.tokenizers import DefaultTokenizer
 
 from llama4_pipeline.metrics.rouge import WordsOfAnyScript
 
-_PUNCTUATION = "’“”–…«»"
+_PUNCTUATION = "\u2019\u201c\u201d\u2013\u2026\u00ab\u00bb"
 
 
 @given(st.text(st.one_of(st.characters(max_codepoint=127), st.sampled_from(_PUNCTUATION))))
