@@ -1,7 +1,7 @@
 """TensorRT-LLM as an engine, through its Python LLM API on the Hugging Face directory.
 
 Its scheduler runs the decode loop, so generation streams from it and is measured as it comes. `forward`, for logits,
-submits the whole rows again; blocks of the cache that it has seen are reused.
+submits the whole rows again, and blocks of the cache are not reused: of reused ones TensorRT-LLM gives no logits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorrt_llm
+from tensorrt_llm.llmapi import KvCacheConfig
 
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask
 from llama4_pipeline.runtime.generate import FINISHED
@@ -38,7 +39,7 @@ class TensorRtLlmDecoder:
             model=str(checkpoint.directory),
             dtype=dtype,
             skip_tokenizer_init=True,
-            gather_generation_logits=True,
+            kv_cache_config=KvCacheConfig(enable_block_reuse=False),
         )
         self.reset()
 
@@ -72,7 +73,7 @@ class TensorRtLlmDecoder:
         new = np.ones_like(input_ids) if attention_mask is None else attention_mask
         self._append(input_ids, np.concatenate([self.mask, new], axis=1) if self.mask.size else new)
         parameters = self._parameters(max_new_tokens, sampling, stop_tokens, seed)
-        streams = [self._llm.generate_async(row, parameters, streaming=True) for row in self._rows]
+        streams = [self._llm.generate_async(list(row), parameters, streaming=True) for row in self._rows]
         steps = [_tokens(stream) for stream in streams]
         previous: np.ndarray | None = None
         for _ in range(max_new_tokens):
