@@ -14,11 +14,12 @@ _HEAD = """# Benchmarks
 {where}
 
 Every engine runs the same random weights. Rows that are compared closely were opened {rounds} times in turns, each
-time in a process of its own; figures are medians. The first generation of a process is discarded. Prompts are random
-tokens, decoding is greedy, figures are tokens per second as the caller of the Python API sees them. KL is the mean
-divergence from PyTorch in float32 in nats per token, on the same {tokens} tokens. *Share* is the time to read the
-active weights and the cache once over the time of a decode step after 16 tokens; the machine's bandwidth is measured
-before each run, and the median stands over each table. *Memory* is the peak at batch 1 over model file and KV cache.
+time in a process of its own; figures are medians. A row that was opened once is held against the first round alone.
+The first generation of a process is discarded. Prompts are random tokens, decoding is greedy, figures are tokens per
+second as the caller of the Python API sees them. KL is the mean divergence from PyTorch in float32 in nats per token,
+on the same {tokens} tokens. *Share* is the time to read the active weights and the cache once over the time of a decode
+step after 16 tokens; the machine's bandwidth is measured before each run, and the median stands over each table.
+*Memory* is the peak at batch 1 over model file and KV cache.
 llama.cpp runs files that `llama4-pipeline gguf` wrote from the same checkpoint, every matrix in the format that is
 named. Processes ask glibc for huge pages. `torch.compile` compiles while it loads.
 

@@ -10,20 +10,7 @@ import pytest
 from llama4_pipeline import cli
 from llama4_pipeline.errors import CheckFailed, InputError
 
-COMMANDS = (
-    "run",
-    "plan",
-    "export",
-    "validate",
-    "quantize",
-    "quantize-cache",
-    "gguf",
-    "bench",
-    "eval",
-    "generate",
-    "models",
-    "store",
-)
+COMMANDS = tuple(cli.commands.commands)
 
 
 def test_help_lists_the_commands_without_loading_what_they_need() -> None:

@@ -28,8 +28,8 @@ INT4 and INT8 are by round to nearest. Time is that of the whole command, start 
 
 `mini, validated layer by layer` is `validate` of a float32 graph where both models as a whole (8.6 GB and the process)
 do not fit into its limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
-The rows behind it are `quantize --graph` of the same graph; gptq, which runs the model on its calibration tokens, is
-allowed 8 GiB and 15 minutes.
+The two rows behind it are `quantize --graph` of the same graph; gptq, which runs the model on its calibration tokens,
+is allowed 8 GiB and 15 minutes.
 
 Read and written are the bytes that pass between the process and the system (rchar and wchar of `/proc/PID/io`). Each
 command reads, besides the checkpoint, Python with its libraries, and what it wrote once more, for the hash in

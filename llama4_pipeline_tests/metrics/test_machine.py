@@ -24,5 +24,5 @@ def test_identity_leaves_out_what_was_measured():
     assert "libraries" in describe_machine().identity()
 
 
-def test_read_bandwidth_is_that_of_memory():
+def test_read_bandwidth_is_of_a_possible_size():
     assert 5e8 < measure_read_bandwidth(threads=1) < 5e12
