@@ -11,6 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 import onnxruntime as ort
 
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.units import format_bytes
+
 _FIRST_CAPACITY = 256
 
 
@@ -51,6 +54,9 @@ class KeyValueCache(Protocol):
 
         Returns:
             The slots that a row has, in the layer that has most.
+
+        Raises:
+            InputError: there is no memory for it; then the cache is empty.
         """
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:
@@ -103,7 +109,15 @@ class SharedBuffers:
         for index, tensor in enumerate(self._tensors):
             if kept and tensor.shape(batch, capacity) == tensor.shape(batch, kept):
                 continue
-            buffer = _zeros(tensor.shape(batch, capacity), tensor.dtype)
+            try:
+                buffer = _zeros(tensor.shape(batch, capacity), tensor.dtype)
+            except OSError as error:
+                self._buffers, self._batch, self.capacity = [], 0, 0
+                wanted = sum(each.nbytes(batch, capacity) for each in self._tensors)
+                raise InputError(
+                    f"no memory for a KV cache of {format_bytes(wanted)}, {batch:,} rows of {capacity:,} tokens: "
+                    "ask for fewer"
+                ) from error
             if kept:
                 buffer[:, :, :kept] = self._buffers[index].numpy()
             self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
