@@ -32,7 +32,7 @@ CPU_TORCH = $(BIN)/python -m pip list --disable-pip-version-check 2>/dev/null | 
 IN_THE_WAY = $(if $(findstring gpu,$(EXTRAS)),onnxruntime $$($(CPU_TORCH)),onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark cuda-stand-in quality check ui clean
+.PHONY: help setup demo test test-slow test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark cuda-stand-in quality check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -56,6 +56,9 @@ demo: setup ## Run every stage for the model tiny and print the benchmark table
 
 test: setup ## Run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test-slow: setup ## Run the tests that take minutes: training the embedded model, torch.compile
+	$(BIN)/python -m pytest -m slow
 
 test-ui: setup ## Try the UI in Chromium, the nightly schedule and backfills on real processes; writes docs/images
 	@command -v chromium >/dev/null || { echo "make test-ui: chromium is missing; apt-get install chromium" >&2; exit 2; }

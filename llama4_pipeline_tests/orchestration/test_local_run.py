@@ -6,8 +6,9 @@ import pty
 import re
 import subprocess
 import sys
-import time
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,20 +17,56 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.orchestration.local_run import run_pipeline
 from llama4_pipeline.stages import STAGES
 from llama4_pipeline_tests.assets.conftest import CATALOG
+from llama4_pipeline_tests.assets.test_safety import SECRETS, leaks
 
 ROOT = Path(__file__).parents[2]
-_PROGRAM = """
+_AGAIN = """
 import json, sys
 from llama4_pipeline.orchestration.local_run import run_pipeline
 done = run_pipeline("tiny")
 print(json.dumps({
-    "ran": {stage.stage: stage.why for stage in done.stages if not stage.reused},
-    "reused": [stage.stage for stage in done.stages if stage.reused],
-    "table": done.table.read_text(),
-    "page": done.page.read_text()[:20],
+    "ran": [stage.stage for stage in done.stages if not stage.reused],
     "heavy": [name for name in ("torch", "onnx", "onnxruntime") if name in sys.modules],
 }))
 """
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A run of every stage from a terminal: where, with which settings, what it returned and what it showed."""
+
+    directory: Path
+    environment: Mapping[str, str]
+    stages: list[dict[str, str]]
+    shown: bytes
+
+    def latest(self, pattern: str) -> Path:
+        [file] = (self.directory / "artifacts" / "tiny").glob(pattern)
+        return file
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """With secrets in the environment; home, store, history and logs lie in one directory."""
+    directory = tmp_path_factory.mktemp("whole")
+    (directory / "catalog.toml").write_text(CATALOG.format(seed=0))
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DAGSTER_", "LLAMA4_"))}
+    settings = {"LLAMA4_PIPELINE_CATALOG": str(directory / "catalog.toml"), "PYTHONPATH": str(ROOT)}
+    environment = kept | settings | SECRETS
+    command = [sys.executable, "-m", "llama4_pipeline.cli", "run", "--model", "tiny", "--json"]
+    ours, theirs = pty.openpty()
+    shown = b""
+    with (directory / "said.json").open("w") as said:
+        process = subprocess.Popen(command, stdout=said, stderr=theirs, cwd=directory, env=environment)
+        os.close(theirs)
+        with suppress(OSError):  # what the end of a terminal is
+            while more := os.read(ours, 4096):
+                shown += more
+        os.close(ours)
+    assert process.wait() == 0, shown[-4000:].decode(errors="replace")
+    (directory / "shown").write_bytes(shown)
+    record = json.loads((directory / "said.json").read_text().splitlines()[-1])
+    return Whole(directory, environment, record["stages"], shown)
 
 
 def test_an_unknown_model_is_named_with_the_nearest() -> None:
@@ -47,50 +84,31 @@ def test_a_wrong_source_fails_with_its_own_error(tmp_path: Path, monkeypatch: py
         run_pipeline("tiny")
 
 
-def test_a_run_draws_a_bar_in_a_terminal(tmp_path: Path) -> None:
-    """Inside a step, where Dagster has standard error lead to a file; the run is stopped at its first bar."""
-    (tmp_path / "catalog.toml").write_text(CATALOG.format(seed=0))
-    settings = {"LLAMA4_PIPELINE_CATALOG": str(tmp_path / "catalog.toml"), "PYTHONPATH": str(ROOT)}
-    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"} | settings
-    command = [sys.executable, "-m", "llama4_pipeline.cli", "run", "--model", "tiny"]
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=theirs, cwd=tmp_path, env=environment
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        with suppress(OSError):  # what the end of a terminal is
-            while b"] validate graph: " not in shown:
-                shown += os.read(ours, 4096)
-    finally:
-        process.kill()
-        process.wait()
-        os.close(ours)
-    assert re.search(rb"\r\[[#.]{30}\] validate graph: ", shown), shown.decode()
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_the_whole_pipeline_and_then_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "catalog.toml").write_text(CATALOG.format(seed=0))
-    monkeypatch.setenv("LLAMA4_PIPELINE_CATALOG", str(tmp_path / "catalog.toml"))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+def test_a_run_makes_every_stage(whole: Whole) -> None:
+    assert {each["stage"]: each["why"] for each in whole.stages} == dict.fromkeys(STAGES, "never built")
+    table = whole.latest("benchmark_table/*/benchmark.md").read_text()
+    assert "PyTorch eager" in table and "ONNX Runtime INT4" in table and "random weights" in table
+    assert "<!doctype html" in whole.latest("report/*/report.html").read_text()[:20].lower()
 
-    def run() -> dict[str, object]:
-        command = [sys.executable, "-c", _PROGRAM]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
-        record: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        return record
 
-    first = run()
-    assert first["ran"] == dict.fromkeys(STAGES, "never built")
-    assert "PyTorch eager" in str(first["table"]) and "ONNX Runtime INT4" in str(first["table"])
-    assert "random weights" in str(first["table"])
-    assert "<!doctype html" in str(first["page"]).lower()
-    start = time.monotonic()
-    second = run()
-    assert second["ran"] == {}
-    assert second["heavy"] == []
-    assert time.monotonic() - start < 20
+@pytest.mark.timeout(900)
+def test_a_run_draws_a_bar_in_a_terminal(whole: Whole) -> None:
+    """Inside a step too, where Dagster has standard error lead to a file."""
+    assert re.search(rb"\r\[[#.]{30}\] validate graph: ", whole.shown)
+
+
+@pytest.mark.timeout(900)
+def test_a_run_neither_says_nor_keeps_a_secret(whole: Whole) -> None:
+    assert (whole.directory / ".dagster_home").is_dir()
+    assert (whole.directory / "artifacts" / "history").is_dir()
+    assert leaks(whole.directory) == []
+
+
+@pytest.mark.timeout(900)
+def test_a_second_run_does_nothing_and_imports_nothing_heavy(whole: Whole) -> None:
+    command = [sys.executable, "-c", _AGAIN]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, cwd=whole.directory, env=whole.environment, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1]) == {"ran": [], "heavy": []}
