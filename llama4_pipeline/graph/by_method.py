@@ -5,7 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from llama4_pipeline.graph.convert import convert_to_float16, is_float16, require_convertible
+from llama4_pipeline.graph.convert import (
+    is_float16,
+    require_convertible,
+    require_unquantized,
+    write_float16,
+)
 from llama4_pipeline.graph.external_data import load_fused_graph
 from llama4_pipeline.graph.qat import quantize_aware
 from llama4_pipeline.graph.quantize import Precision, quantize_graph
@@ -49,7 +54,8 @@ def quantize(
             float16 activations alone, and scales, which are rounded behind the codes, by less than 0.05%.
 
     Raises:
-        InputError: the method lacks what it needs or is given what it has no use for; or as the method raises.
+        InputError: the method lacks what it needs or is given what it has no use for; the graph is quantized already;
+            or as the method raises.
     """
     chosen = choose_method(
         method,
@@ -59,6 +65,8 @@ def quantize(
         block_size=block_size,
         device=device,
     )
+    model = load_fused_graph(graph)
+    require_unquantized(model, graph)
     if chosen == QAT:
         assert checkpoint is not None and calibration is not None
         return quantize_aware(
@@ -78,7 +86,6 @@ def quantize(
             device=device,
         )
 
-    model = load_fused_graph(graph)
     if device == "cpu" or is_float16(model):
         return quantized(out)
     require_convertible(model, graph)
@@ -87,5 +94,5 @@ def quantize(
         dir=out, prefix=".float32-"
     ) as scratch:  # calibration runs it, on the CPU
         report = quantized(Path(scratch))
-        converted = convert_to_float16(Path(scratch), out)
+        converted = write_float16(load_fused_graph(Path(scratch)), Path(scratch), out)
     return replace(report, bytes_after=converted.bytes_after)

@@ -19,10 +19,12 @@ from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_gr
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
 
+QUANTIZED_OPERATORS = frozenset(
+    {"MatMulNBits", "QMoE", "GatherBlockQuantized", "MatMulInteger", "DequantizeLinear"}
+)
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)
 _NO_CPU_KERNEL = {"MoE"}
-_ROUNDING = {"DynamicQuantizeLinear", "QuantizeLinear", "DequantizeLinear"}
 _BLOCK_WEIGHTS = 1 << 24
 _NEVER_HALF = {  # statistics that the kernel keeps in float32
     ("SkipSimplifiedLayerNormalization", 1),
@@ -60,11 +62,25 @@ def convert_to_float16(graph: Path, out: Path) -> ConvertReport:
             metrics see one type.
 
     Raises:
-        InputError: not a fused graph's directory, a graph that is in float16 or rounded already or has its cache in 8
+        InputError: not a fused graph's directory, a graph that is in float16 or quantized already or has its cache in 8
             bits, or a weight beyond the range of float16.
     """
     model = load_fused_graph(graph)
     require_convertible(model, graph)
+    return write_float16(model, graph, out)
+
+
+def write_float16(model: ir.Model, graph: Path, out: Path) -> ConvertReport:
+    """`convert_to_float16` for a model whose weights may be quantized: what is float32 in it becomes float16.
+
+    Args:
+        model: a fused graph with a float32 cache; changed in place.
+        graph: its directory, whose other files are copied.
+        out: directory to write.
+
+    Raises:
+        InputError: a weight beyond the range of float16.
+    """
     report = convert_model(model)
     save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
@@ -79,15 +95,28 @@ def require_convertible(model: ir.Model, graph: Path) -> None:
         graph: its directory, for the message.
 
     Raises:
-        InputError: it is in float16 or rounded already, or has its cache in 8 bits.
+        InputError: it is in float16 or quantized already, or has its cache in 8 bits.
     """
     if is_float16(model):
         raise InputError(f"{graph} is in float16 already: give the float32 graph that it was made from")
     if any(value.dtype is ir.DataType.INT8 for value in model.graph.inputs):
         raise InputError(f"{graph} has its cache in 8 bits: give the graph before its cache was converted")
-    if rounding := sorted({node.op_type for node in model.graph} & _ROUNDING):
+    require_unquantized(model, graph)
+
+
+def require_unquantized(model: ir.Model, graph: Path) -> None:
+    """Refuses a graph whose weights have fewer bits than a float.
+
+    Args:
+        model: a fused graph.
+        graph: its directory, for the message.
+
+    Raises:
+        InputError: names the operators that read such weights.
+    """
+    if quantized := sorted({node.op_type for node in model.graph} & QUANTIZED_OPERATORS):
         raise InputError(
-            f"{graph} is rounded already, by {', '.join(rounding)}: give the graph that it was made from"
+            f"{graph} is quantized already, by {', '.join(quantized)}: give the float graph that it was made from"
         )
 
 

@@ -189,6 +189,16 @@ def test_quantize_refuses(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])
+def test_quantize_refuses_a_quantized_graph(
+    precision: str, int4: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "out"), "--precision", precision]
+    assert cli.main(["quantize", "--graph", str(int4), *out]) == 2
+    assert f"{int4} is quantized already" in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("options", "what"),
     [

@@ -63,6 +63,27 @@ def test_a_method_of_the_cpu_is_refused_for_cuda(fused_graph: Path, tmp_path: Pa
         quantize(fused_graph, tmp_path, precision="int8", method=QDQ_DYNAMIC, device="cuda")
 
 
+@pytest.mark.parametrize("made_by", ["rtn", QDQ_DYNAMIC, QDQ_STATIC])
+def test_a_quantized_graph_is_refused(
+    made_by: str, fused_graph: Path, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    text = _TEXT if METHODS[made_by].calibration == "needed" else None
+    quantize(fused_graph, tmp_path / "int8", precision="int8", method=made_by, calibration=text)
+    for method, terms in METHODS.items():
+        with pytest.raises(
+            InputError, match=r"int8 is quantized already, by .+: give the float graph that it was made"
+        ):
+            quantize(
+                tmp_path / "int8",
+                tmp_path / "out",
+                precision=terms.precisions[0],
+                method=method,
+                calibration=_TEXT if terms.calibration == "needed" else None,
+                checkpoint=checkpoint if method == QAT else None,
+            )
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_unknown_method_is_refused(fused_graph: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown method 'guess': choose one of rtn, k_quant"):
         quantize(fused_graph, tmp_path, precision="int8", method="guess")

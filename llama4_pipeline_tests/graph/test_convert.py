@@ -12,6 +12,7 @@ from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.quantize.cache import quantize_cache
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
@@ -95,13 +96,15 @@ def _run(graph: Path) -> list[np.ndarray]:
     return session.run(None, feeds)
 
 
-def test_graphs_that_float32_operators_stay_in_are_refused(dense: Path, tmp_path: Path) -> None:
+def test_graphs_in_fewer_bits_are_refused(dense: Path, tmp_path: Path) -> None:
     calibration = Calibration(tuple(np.random.default_rng(0).integers(0, 131, (8, 40))))
     quantize_cache(dense, tmp_path / "cache", calibration)
     quantize_with_ort(dense, tmp_path / "qdq", method="qdq-dynamic")
+    quantize_graph(dense, tmp_path / "int4", precision="int4")
     for graph, words in (
         ("cache", "has its cache in 8 bits"),
-        ("qdq", "is rounded already, by DequantizeLinear, DynamicQuantizeLinear"),
+        ("qdq", "is quantized already, by DequantizeLinear, MatMulInteger: give the float graph"),
+        ("int4", "is quantized already, by GatherBlockQuantized, MatMulNBits: give the float graph"),
     ):
         with pytest.raises(InputError, match=words):
             convert_to_float16(tmp_path / graph, tmp_path / "half")

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import QUANTIZED_OPERATORS
 from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
@@ -19,9 +20,6 @@ Cache = dict[str, np.ndarray]  # by the name of the graph's input, [batch, kv_he
 EMBEDDING = "embedding"
 FINAL_NORM = "final_norm"
 LOGITS = "logits"
-_LOSSY_OPERATORS = frozenset(
-    {"MatMulNBits", "QMoE", "GatherBlockQuantized", "MatMulInteger", "DequantizeLinear"}
-)
 _NUMPY_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(int8)": np.int8}
 
 
@@ -163,7 +161,7 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
     types = {weight.data_type for weight in model.graph.initializer}
     precision = "float32"
     inputs = {value.type.tensor_type.elem_type for value in model.graph.input}
-    if operators & _LOSSY_OPERATORS or onnx.TensorProto.INT8 in inputs:
+    if operators & QUANTIZED_OPERATORS or onnx.TensorProto.INT8 in inputs:
         precision = "quantized"
     elif onnx.TensorProto.FLOAT16 in types:
         precision = "float16"
