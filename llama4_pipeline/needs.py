@@ -135,6 +135,21 @@ def conversion_needs(architecture: Architecture, conversion: Conversion) -> Need
     return Needs(_PROCESS_BYTES + math.ceil(memory), math.ceil(disk))
 
 
+def position_table_bytes(architecture: Architecture, max_context: int, *, half: bool) -> int:
+    """Disk for what a fused graph holds of each position: cosines and sines, and a temperature.
+
+    Args:
+        architecture: Of the model.
+        max_context: Tokens that the graph serves.
+        half: Whether it computes in float16.
+    """
+    numbers = (
+        architecture.head_dim * any(layer.uses_rope for layer in architecture.layers),
+        any(layer.temperature_tuning for layer in architecture.layers),
+    )
+    return max_context * sum(numbers) * (_GPU_GRAPH_BYTES if half else _GRAPH_BYTES)
+
+
 def running_needs(graph_bytes: int) -> Needs:
     """What it takes to run a graph over texts: its weights, and the copy that ONNX Runtime packs."""
     return Needs(_PROCESS_BYTES + 2 * graph_bytes, 0)

@@ -1,5 +1,7 @@
 """What stages need follows from the architecture."""
 
+from typing import Any
+
 import pytest
 
 from llama4_pipeline import needs
@@ -7,7 +9,7 @@ from llama4_pipeline.catalog import QuantizationPlan, load_catalog
 from llama4_pipeline.graph import quantize
 from llama4_pipeline.graph.quantize import mixed
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.needs import Conversion, conversion_needs
+from llama4_pipeline.needs import Conversion, conversion_needs, position_table_bytes
 from llama4_pipeline.stages import STAGES
 
 GIB = 2**30
@@ -28,6 +30,16 @@ def test_every_stage_of_every_model_has_its_needs(model: str) -> None:
 def test_graphs_take_the_bits_of_their_weights_and_scales(stage: str, bits: float) -> None:
     parameters = CATALOG["scout"].architecture.parameters()
     assert CATALOG["scout"].needs(stage).disk_bytes == pytest.approx(parameters * bits / 8, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changes", "numbers"),
+    [({}, 129), ({"attn_temperature_tuning": False}, 128), ({"no_rope_layers": [0] * 48}, 1)],
+)
+def test_a_fused_graph_keeps_numbers_of_each_position(changes: dict[str, Any], numbers: int) -> None:
+    architecture = Architecture.from_config(CATALOG["scout"].config | changes)
+    for half, width in ((False, 4), (True, 2)):
+        assert position_table_bytes(architecture, 1000, half=half) == 1000 * numbers * width
 
 
 def test_graphs_with_the_same_weights_share_them() -> None:

@@ -27,7 +27,15 @@ from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, choose_method
-from llama4_pipeline.needs import Conversion, Demand, Needs, conversion_needs, needs, running_needs
+from llama4_pipeline.needs import (
+    Conversion,
+    Demand,
+    Needs,
+    conversion_needs,
+    needs,
+    position_table_bytes,
+    running_needs,
+)
 from llama4_pipeline.preflight import graph_bytes, require
 from llama4_pipeline.units import format_bytes
 
@@ -135,7 +143,7 @@ def export(
     }
     start = time.monotonic()
     stage = _STAGES[form] if precision == "fp32" else f"{precision}_graph"
-    needed = _needs(source, "exported_graph" if precision == "fp32" else stage, no_weights)
+    needed = _needs(source, asked)
     require("this export", needed, out)
     with output_directory(out, needed.disk_bytes) as workspace:
         reports = _stream(source, workspace.result, asked | {"opset": opset})
@@ -338,11 +346,19 @@ def _stream(source: "Checkpoint", out: Path, asked: Mapping[str, Any]) -> dict[s
     )
 
 
-def _needs(source: "Checkpoint", stage: str, no_weights: bool) -> Needs:
-    """What the export of a checkpoint to the graph of a stage needs."""
+def _needs(source: "Checkpoint", asked: Mapping[str, Any]) -> Needs:
+    """What the export of a checkpoint needs."""
+    precision = asked["precision"]
+    stage = "exported_graph" if precision == "fp32" else f"{precision}_graph"
     dtype = source.weights.dtype(source.weights.names()[0]).name
     whole = needs(Demand(source.architecture, "local", dtype, cached_tokens=0), stage)
-    return Needs(whole.memory_bytes, 0) if no_weights else whole
+    if not asked["weights"]:
+        return Needs(whole.memory_bytes, 0)
+    if asked["form"] == "portable":
+        return whole
+    half = precision == "fp16" or asked["device"] == "cuda"
+    tables = position_table_bytes(source.architecture, asked["max_context"], half=half)
+    return Needs(whole.memory_bytes, whole.disk_bytes + tables)
 
 
 def _conversion(

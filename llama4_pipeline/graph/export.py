@@ -31,6 +31,7 @@ from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
 
 OLDEST_OPSET = 18
 NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
+_MOST_TOKENS = 2**31 - 1  # GroupQueryAttention counts in 32 bits
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
@@ -65,7 +66,8 @@ def export_graph(
         with_weights: False writes the graph alone; its initializers name a data file that is not there.
 
     Raises:
-        InputError: the opset is too old or unknown to the exporter, or the model has a part that cannot be exported.
+        InputError: the opset is too old or unknown to the exporter, the context is no number of tokens that the fused
+            form can count, or the model has a part that cannot be exported.
     """
     start = time.monotonic()
     model, report = export_model(checkpoint, opset=opset, max_context=max_context)
@@ -114,8 +116,8 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
         raise InputError(f"opset {opset} is too old: Llama 4 needs opset {OLDEST_OPSET} or higher")
     if opset > NEWEST_OPSET:
         raise InputError(f"opset {opset} is too new: the exporter knows opsets to {NEWEST_OPSET}")
-    if max_context < 1:
-        raise InputError(f"max context {max_context} is not a number of tokens: give 1 or more")
+    if not 1 <= max_context <= _MOST_TOKENS:
+        raise InputError(f"max context {max_context}: give 1 to {_MOST_TOKENS} tokens")
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(

@@ -184,6 +184,15 @@ def test_disk_full_while_writing(
         assert_refused(command, ["524 kB needed", "573 kB free", str(out)], out, capsys)
 
 
+def test_no_space_for_the_tables_of_a_context(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    command = ["export", "--checkpoint", str(tiny_random_checkpoint), "--out", str(out), "--form", "fused"]
+    words = ["68,000 GB needed", str(out)]  # 16 numbers of rotation and a temperature, float32
+    assert_refused([*command, "--max-context", str(10**12)], words, out, capsys)
+
+
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_unknown_model(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused([command, "--model", "tinny"], ["tinny", "tiny"], tmp_path / "out", capsys)

@@ -87,6 +87,14 @@ def test_graph_without_weights_is_sound_and_has_no_data_file(checkpoint: Checkpo
     assert report.parameters == checkpoint.architecture.parameters()
 
 
+@pytest.mark.parametrize("max_context", [0, 2**31, 10**30])
+def test_a_context_that_nothing_counts_is_refused(
+    checkpoint: Checkpoint, tmp_path: Path, max_context: int
+) -> None:
+    with pytest.raises(InputError, match=f"max context {max_context}: give 1 to 2147483647 tokens"):
+        export_graph(checkpoint, tmp_path / "graph", max_context=max_context)
+
+
 def test_old_opset_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="opset 17 is too old"):
         export_graph(checkpoint, tmp_path / "graph", opset=17, max_context=64)

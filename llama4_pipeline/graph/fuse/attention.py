@@ -9,6 +9,7 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 """
 
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -19,9 +20,11 @@ from onnx_ir import tape
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
+from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor
 from llama4_pipeline.metadata import CHUNK_SIZE_KEY
 
 _HEAD_MULTIPLE = 8
+_RUN = 4096  # positions of a table that are in memory at a time
 OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention", "PlainAttention")
 
 
@@ -172,12 +175,33 @@ def _angle_table(
     frequencies = angles.inputs[1].const_value.numpy().astype(np.float32)
     scaling = angles.attributes["scaling"].as_float() * factor
 
-    def table(function: np.ufunc) -> ir.TensorProtocol:
-        positions = np.arange(max_context, dtype=np.float32)[:, None]
-        exact = (positions * frequencies).astype(np.float64)
-        return ir.tensor((function(exact) * scaling).astype(np.float32))
+    def table(name: str, function: np.ufunc) -> ir.Value:
+        def compute(positions: np.ndarray) -> np.ndarray:
+            exact = (positions[:, None] * frequencies).astype(np.float64)
+            return function(exact) * scaling
 
-    return rewriter.constant("rotary.cos", table(np.cos)), rewriter.constant("rotary.sin", table(np.sin))
+        return rewriter.constant(name, _table(name, (max_context, len(frequencies)), compute))
+
+    return table("rotary.cos", np.cos), table("rotary.sin", np.sin)
+
+
+def _table(
+    name: str, shape: tuple[int, ...], compute: Callable[[np.ndarray], np.ndarray]
+) -> ir.TensorProtocol:
+    """A float32 row for each position; where they are many, computed while they are written.
+
+    Args:
+        name: of the initializer.
+        shape: of the table, positions first.
+        compute: makes the rows of positions float32 [n].
+    """
+
+    def runs() -> Iterator[np.ndarray]:
+        for first in range(0, shape[0], _RUN):
+            yield compute(np.arange(first, min(first + _RUN, shape[0])).astype(np.float32))
+
+    table = PiecewiseTensor(name, ir.DataType.FLOAT, shape, runs)
+    return table if shape[0] > _RUN else ir.tensor(table.numpy())
 
 
 def _temperature(rewriter: Rewriter, rows: Rows, call: _Call, max_context: int) -> ir.Value | None:
@@ -195,10 +219,13 @@ def _temperature(rewriter: Rewriter, rows: Rows, call: _Call, max_context: int) 
     if max_context < floor_scale:
         return None
 
+    def compute(positions: np.ndarray) -> np.ndarray:
+        steps = np.floor((positions + 1) / np.float32(floor_scale))
+        return (np.log(steps + 1) * np.float32(attn_scale) + 1) * call.scale
+
     def make() -> ir.Value:
-        steps = np.floor(np.arange(1, max_context + 1, dtype=np.float32) / np.float32(floor_scale))
-        curve = np.log(steps + 1) * np.float32(attn_scale) + 1
-        table = rewriter.constant("attention.temperature", ir.tensor((curve * call.scale).astype(np.float32)))
+        name = "attention.temperature"
+        table = rewriter.constant(name, _table(name, (max_context,), compute))
         scales = rewriter.preamble.op("Gather", [table, rows.query_slots])
         return rewriter.preamble.op("Unsqueeze", [scales, rewriter.ints(2)])
 

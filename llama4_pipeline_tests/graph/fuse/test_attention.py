@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +85,33 @@ def test_no_temperature_where_the_context_never_leaves_its_first_step(
 
     assert sum(name == "attention.temperature" for name in graph.initializers) == tables
     assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
+
+
+def test_tables_of_a_long_context_are_written_in_runs(tmp_path: Path) -> None:
+    context = 100_000
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint", floor_scale=7))
+    export_graph(checkpoint, tmp_path / "portable", max_context=context)
+    tracemalloc.start()
+    fuse_graph(tmp_path / "portable", tmp_path / "fused")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    cosine_bytes = context * checkpoint.architecture.head_dim // 2 * 4
+
+    initializers = load_graph(tmp_path / "fused").graph.initializers
+    cos, sin, temperature = (
+        initializers[name].const_value.numpy()
+        for name in ("rotary.cos", "rotary.sin", "attention.temperature")
+    )
+
+    assert peak < cosine_bytes
+    positions = np.arange(context, dtype=np.float32)
+    frequencies, factor = checkpoint.rotary_frequencies()
+    angles = (positions[:, None] * frequencies.numpy()).astype(np.float64)
+    np.testing.assert_array_equal(cos, (np.cos(angles) * factor).astype(np.float32))
+    np.testing.assert_array_equal(sin, (np.sin(angles) * factor).astype(np.float32))
+    curve = np.log(np.floor((positions + 1) / np.float32(7)) + 1) * np.float32(0.1) + 1
+    scale = checkpoint.architecture.head_dim**-0.5
+    np.testing.assert_array_equal(temperature, (curve * scale).astype(np.float32))
 
 
 def test_context_beyond_the_limit_is_refused_by_the_runtime(checkpoint: Checkpoint, tmp_path: Path) -> None:
