@@ -19,6 +19,7 @@ import onnxruntime
 import torch
 from transformers import DynamicCache
 
+from llama4_pipeline.graph.convert import is_float16
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance, divergence_of_last
 from llama4_pipeline.graph.validate.localise import locate
@@ -40,6 +41,7 @@ from llama4_pipeline.graph.validate.probes import (
     run_step,
 )
 from llama4_pipeline.graph.validate.report import Failure, Spot, ValidationReport
+from llama4_pipeline.graph.validate.sweep import require_batches, sweep_lengths
 from llama4_pipeline.graph.validate.tally import Tally
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, UseName, make_case
 from llama4_pipeline.llama4.architecture import EMBEDDING as EMBEDDING_WEIGHT
@@ -52,6 +54,7 @@ logger = logging.getLogger(__name__)
 
 _USES: tuple[UseName, ...] = ("prefill", "decode")
 _RANDOM_TOKENS = 65536
+_LENGTH = 33
 
 Values = list[list[dict[str, np.ndarray]]]
 """Probe name to float32 [batch, sequence, width], for each step of each case."""
@@ -61,7 +64,7 @@ def validate_in_layers(
     checkpoint: Checkpoint,
     graph: Path,
     *,
-    lengths: Sequence[int] = (1, 33),
+    lengths: Sequence[int] | None = None,
     batches: Sequence[int] = (1, 2),
     tolerance: Tolerance | None = None,
     threads: int = 0,
@@ -75,7 +78,7 @@ def validate_in_layers(
     Args:
         checkpoint: what the graph was made from.
         graph: directory with model.onnx, of any form and precision.
-        lengths: tokens of a row.
+        lengths: tokens of a row; None takes 1 and 33, or what the graph holds where that is less.
         batches: numbers of rows.
         tolerance: bounds; None takes those of the graph's precision.
         threads: of ONNX Runtime; 0 is one per core.
@@ -85,19 +88,24 @@ def validate_in_layers(
         The report; without greedy continuations.
 
     Raises:
-        InputError: a length or batch is not positive, or `graph` holds no ONNX model that `onnx.checker` accepts.
+        InputError: a length or batch is not positive, a length is more than the graph holds, or `graph` holds no ONNX
+            model that `onnx.checker` accepts.
     """
     start = time.monotonic()
+    require_batches(batches)
     require_valid(graph)
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = tolerance or TOLERANCES[facts.precision]
     limit = facts.max_context or architecture.max_position_embeddings
+    resolved = sweep_lengths(
+        architecture, sorted({1, min(_LENGTH, limit)}) if lengths is None else lengths, limit
+    )
     tokens = np.random.default_rng(seed).integers(0, architecture.vocab_size, size=_RANDOM_TOKENS).tolist()
     cases = [
         make_case(use, length, batch, tokens=tokens, max_context=limit, seed=seed)
         for use in _USES
-        for length in lengths
+        for length in resolved
         for batch in batches
     ]
     expected = _LayeredModel(checkpoint).run(cases)
@@ -119,7 +127,7 @@ def validate_in_layers(
         precision=facts.precision,
         opset=facts.opset,
         tolerance=bounds,
-        lengths=tuple(lengths),
+        lengths=tuple(resolved),
         batches=tuple(batches),
         cases=len(cases),
         compared_tokens=tally.compared_tokens,
@@ -258,8 +266,8 @@ class _LayeredGraph:
     def __init__(self, graph: Path, architecture: Architecture, threads: int) -> None:
         self._graph, self._architecture, self._threads = graph, architecture, threads
         self._facts = graph_facts(read_graph(graph))
-        self._dtype = np.dtype(np.float16 if self._facts.precision == "float16" else np.float32)
         self._model = load_graph(graph)
+        self._dtype = np.dtype(np.float16 if is_float16(self._model) else np.float32)
 
     def run(self, cases: Sequence[Case]) -> Values:
         """The values of every probe."""

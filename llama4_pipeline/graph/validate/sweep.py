@@ -47,6 +47,16 @@ def sweep_lengths(architecture: Architecture, lengths: Lengths, max_context: int
     return explicit
 
 
+def require_batches(batches: Sequence[int]) -> None:
+    """Refuses numbers of rows that are none, or not positive.
+
+    Raises:
+        InputError: names them.
+    """
+    if not batches or min(batches) < 1:
+        raise InputError(f"batches {list(batches)}: give numbers of rows, each 1 or more")
+
+
 def sweep_cases(
     lengths: Lengths,
     resolved: Sequence[int],

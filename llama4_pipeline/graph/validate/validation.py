@@ -8,7 +8,6 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
-from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.validate.causes import explain
 from llama4_pipeline.graph.validate.compare import (
     TOLERANCES,
@@ -31,7 +30,13 @@ from llama4_pipeline.graph.validate.probes import (
     require_valid,
 )
 from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot, ValidationReport
-from llama4_pipeline.graph.validate.sweep import LONGEST, Lengths, sweep_cases, sweep_lengths
+from llama4_pipeline.graph.validate.sweep import (
+    LONGEST,
+    Lengths,
+    require_batches,
+    sweep_cases,
+    sweep_lengths,
+)
 from llama4_pipeline.graph.validate.tally import Tally
 from llama4_pipeline.graph.validate.uses import Case, Step, text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -85,8 +90,7 @@ def validate_graph(
         InputError: Bad lengths or batches, a graph that `onnx.checker` refuses, or one without the values to compare.
     """
     start = time.monotonic()
-    if not batches or min(batches) < 1:
-        raise InputError(f"batches {list(batches)}: give numbers of rows, each 1 or more")
+    require_batches(batches)
     require_valid(graph)
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture

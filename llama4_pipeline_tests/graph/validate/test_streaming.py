@@ -11,11 +11,13 @@ import pytest
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.validate import validate_graph
 from llama4_pipeline.graph.validate.compare import Tolerance
 from llama4_pipeline.graph.validate.streaming import validate_in_layers
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 
 @pytest.mark.parametrize("form", ["portable_graph", "fused_graph"])
@@ -53,6 +55,31 @@ def test_a_wrong_layer_is_named(checkpoint: Checkpoint, portable_graph: Path, tm
     assert (report.failures[0].layer, report.failures[0].block) == (2, "router_logits")
 
 
+@pytest.mark.parametrize(("context", "lengths"), [(1, (1,)), (8, (1, 8)), (64, (1, 33))])
+def test_default_lengths_end_with_the_context(
+    context: int, lengths: tuple[int, ...], checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    export_in_one_stream(checkpoint, tmp_path, form="fused", precision="fp32", max_context=context)
+    assert validate_in_layers(checkpoint, tmp_path).lengths == lengths
+
+
+@pytest.mark.parametrize("validate", [validate_graph, validate_in_layers])
+@pytest.mark.parametrize(
+    ("sizes", "says"),
+    [
+        ({"lengths": (129,)}, "length 129: the graph holds 1 to 128 tokens"),
+        ({"lengths": (0,)}, "length 0: the graph holds"),
+        ({"batches": ()}, r"batches \[\]: give numbers of rows"),
+        ({"batches": (1, 0)}, r"batches \[1, 0\]: give numbers of rows"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(
+    validate: Callable[..., Any], sizes: dict[str, Any], says: str, checkpoint: Checkpoint, fused_graph: Path
+) -> None:
+    with pytest.raises(InputError, match=says):
+        validate(checkpoint, fused_graph, **sizes)
+
+
 def test_a_quantised_graph_is_measured(checkpoint: Checkpoint, fused_graph: Path, tmp_path: Path) -> None:
     quantize_graph(fused_graph, tmp_path / "int8", precision="int8")
 
@@ -62,6 +89,19 @@ def test_a_quantised_graph_is_measured(checkpoint: Checkpoint, fused_graph: Path
     assert report.layers[0].cosine > 0.99
     divergence = {row.block: row.kl_divergence for row in report.rows if row.kl_divergence is not None}
     assert list(divergence) == ["logits"] and 0 < divergence["logits"] < 0.5
+
+
+def test_a_quantised_graph_for_cuda_is_measured(tmp_path: Path) -> None:
+    """Its weights are quantized, its states and its cache float16."""
+    wide = Checkpoint.open(write_random_checkpoint(tmp_path / "wide", hidden_size=64))
+    export_in_one_stream(
+        wide, tmp_path / "int8", form="fused", precision="int8", max_context=64, device="cuda"
+    )
+
+    report = validate_in_layers(wide, tmp_path / "int8", lengths=(9,), batches=(1, 2))
+
+    assert report.precision == "quantized"
+    assert all(row.cosine > 0.99 for row in report.layers)
 
 
 def test_a_graph_that_predicts_otherwise_is_refused(
