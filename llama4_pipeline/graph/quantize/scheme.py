@@ -120,11 +120,3 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
         codes = np.concatenate([codes, np.zeros((*codes.shape[:-1], 1), np.uint8)], axis=-1)
     pairs = np.ascontiguousarray(codes).view("<u2")
     return (pairs | pairs >> 4).astype(np.uint8)
-
-
-def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
-    """The inverse of `pack`: uint8 codes, `count` of them along the last axis."""
-    if bits == 8:
-        return packed[..., :count]
-    both = np.stack([packed & 15, packed >> 4], axis=-1)
-    return both.reshape(*packed.shape[:-1], -1)[..., :count]

@@ -1,7 +1,8 @@
 """What calibration tells about the inputs of one matrix."""
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import RLock
 
 import numpy as np
 
@@ -13,6 +14,8 @@ _DAMPING = 0.01  # of the mean diagonal, as in the GPTQ paper
 class Statistics:
     """Second moments of the inputs of one matrix, over the calibration tokens that reach it.
 
+    What follows from them is computed once, also where several threads ask for it at the same time.
+
     Attributes:
         hessian: float32 [K, K], the mean of x x^T.
         tokens: how many tokens were seen.
@@ -20,28 +23,25 @@ class Statistics:
 
     hessian: np.ndarray
     tokens: int
+    _made: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
 
     @property
     def importance(self) -> np.ndarray:
         """Mean square of each input, float32 [K]."""
         return np.diagonal(self.hessian).copy()
 
-    @cached_property
+    @property
     def order(self) -> np.ndarray:
         """Inputs from the most to the least important, int64 [K]."""
-        return np.argsort(-self.importance, kind="stable")
+        return self._once("order", lambda: np.argsort(-self.importance, kind="stable"))
 
-    @cached_property
+    @property
     def damped(self) -> np.ndarray:
         """The Hessian with a little of its mean on the diagonal, float32 [K, K]."""
-        hessian = self.hessian.copy()
-        diagonal = np.diagonal(self.hessian)
-        mean = float(diagonal.mean()) or 1.0
-        index = np.arange(len(hessian))
-        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean).astype(np.float32)
-        return hessian
+        return self._once("damped", self._damp)
 
-    @cached_property
+    @property
     def feedback(self) -> np.ndarray:
         """How the error of an input is made up for by later ones: float32 [K, K], in `order`.
 
@@ -49,6 +49,23 @@ class Statistics:
         inverse of the factor of the Hessian read backwards. Inputs that are always zero are given the mean, which
         leaves them alone.
         """
+        return self._once("feedback", self._factor)
+
+    def _once(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+        with self._lock:
+            if name not in self._made:
+                self._made[name] = make()
+            return self._made[name]
+
+    def _damp(self) -> np.ndarray:
+        hessian = self.hessian.copy()
+        diagonal = np.diagonal(self.hessian)
+        mean = float(diagonal.mean()) or 1.0
+        index = np.arange(len(hessian))
+        hessian[index, index] += np.where(diagonal == 0, mean, _DAMPING * mean).astype(np.float32)
+        return hessian
+
+    def _factor(self) -> np.ndarray:
         backwards = self.order[::-1]
         lower = np.linalg.cholesky(self.damped[np.ix_(backwards, backwards)].astype(np.float64))
         return _invert_lower(lower)[::-1, ::-1].astype(np.float32)

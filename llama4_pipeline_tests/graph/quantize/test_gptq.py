@@ -1,5 +1,8 @@
 """Second-order rounding."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 
@@ -55,6 +58,24 @@ def test_feedback_is_the_factor_of_the_inverse() -> None:
     assert np.array_equal(feedback, np.triu(feedback))
     hessian = statistics.damped[np.ix_(statistics.order, statistics.order)]
     np.testing.assert_allclose(feedback.T @ feedback @ hessian, np.eye(200), atol=1e-4)
+
+
+def test_feedback_is_computed_once_however_many_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, calls = _correlated(200), []
+    cholesky = np.linalg.cholesky
+
+    def slow(matrix: np.ndarray) -> np.ndarray:
+        calls.append(len(matrix))
+        time.sleep(0.1)
+        return cholesky(matrix)
+
+    monkeypatch.setattr(np.linalg, "cholesky", slow)
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    with ThreadPoolExecutor(4) as workers:
+        found = list(workers.map(lambda _: statistics.feedback, range(4)))
+
+    assert calls == [200]
+    assert all(each is found[0] for each in found)
 
 
 def test_scales_fitted_to_outputs_are_the_least_squares_ones() -> None:
