@@ -3,6 +3,7 @@
 from dataclasses import fields
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
@@ -10,7 +11,12 @@ from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 
 
 def require_same_model(graph: Path, checkpoint: str, architecture: Architecture) -> None:
-    """Compares the configuration in a graph directory with a checkpoint's.
+    """Compares the configuration in a graph directory with a checkpoint's; imports transformers, which knows rotations.
+
+    Args:
+        graph: directory of the graph.
+        checkpoint: directory or hub id.
+        architecture: of the checkpoint.
 
     Raises:
         InputError: names the first key that differs, with both values; of layers, the first that differ.
@@ -21,7 +27,25 @@ def require_same_model(graph: Path, checkpoint: str, architecture: Architecture)
         if here != there:
             if field.name == "layers":
                 here, there = next(pair for pair in zip_longest(here, there) if pair[0] != pair[1])
-            raise InputError(
-                f"{graph} and {checkpoint} are of different models: {field.name} is {here} and {there}; "
-                "give the checkpoint that the graph was exported from"
-            )
+            raise _different(graph, checkpoint, field.name, here, there)
+    if any(layer.uses_rope for layer in architecture.layers):
+        _require_same_rotation(graph, checkpoint)
+
+
+def _require_same_rotation(graph: Path, checkpoint: str) -> None:
+    """Compares what the keys of a rotation come to: there are several ways to write the same one."""
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
+
+    pair = [Checkpoint.open(place, with_weights=False) for place in (graph, checkpoint)]
+    (here, factor), (there, other_factor) = (each.rotary_frequencies() for each in pair)
+    if factor != other_factor or not here.equal(there):
+        raise _different(
+            graph, checkpoint, "rope_parameters", *(each.config.rope_parameters for each in pair)
+        )
+
+
+def _different(graph: Path, checkpoint: str, key: str, here: Any, there: Any) -> InputError:
+    return InputError(
+        f"{graph} and {checkpoint} are of different models: {key} is {here} and {there}; "
+        "give the checkpoint that the graph was exported from"
+    )
