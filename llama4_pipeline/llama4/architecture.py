@@ -76,6 +76,7 @@ class Architecture:
         values = TextConfig(config if isinstance(config, Mapping) else config.to_dict())
         layers = _layers(values)
         values.check_rope_theta()
+        values.check_dtype()
         return cls(
             vocab_size=values.positive("vocab_size"),
             hidden_size=values.positive("hidden_size"),

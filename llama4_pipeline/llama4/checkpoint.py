@@ -67,7 +67,7 @@ class Checkpoint:
         (`{"seed": 0, "dtype": "bfloat16"}`) for random weights made on demand.
 
         Args:
-            path: A directory, or ORG/NAME.
+            path: A directory, or ORG/NAME[@REVISION].
             with_weights: False asks for config.json only; the weights have names and shapes, and cannot be read.
 
         Raises:
@@ -106,9 +106,9 @@ class Checkpoint:
         """Builds the transformers model and fills it tensor by tensor.
 
         The same model as `Llama4ForCausalLM.from_pretrained` gives, also where the weights are synthetic or
-        are a part of `Llama4ForConditionalGeneration`. One exception: transformers cannot run
+        are a part of `Llama4ForConditionalGeneration`. Two exceptions: transformers cannot run
         attention_chunk_size null, so the model gets one chunk longer than any context, which is the same
-        function.
+        function; and no padding token, which training alone has a use for and a smaller vocabulary may lack.
 
         Args:
             dtype: "float32", "float16" or "bfloat16", whatever the checkpoint stores.
@@ -121,12 +121,13 @@ class Checkpoint:
             InputError: transformers refuses a value, or makes no rotation of the configuration.
         """
         import torch
-        from transformers import AutoModelForCausalLM, GenerationConfig
+        from transformers import AutoModelForCausalLM
 
         self.rotary_frequencies()  # a bad rotation is told before weights are read
         config = type(self.config)(**self.config.to_dict())
         if config.attention_chunk_size is None:
             config.attention_chunk_size = _UNCHUNKED
+        config.pad_token_id = None
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(
                 config, dtype=getattr(torch, dtype), attn_implementation="eager"
@@ -136,8 +137,6 @@ class Checkpoint:
         # Rotary frequencies are no weights and stayed on the meta device: made again where they are used.
         with torch.device(device):
             model.model.rotary_emb = type(model.model.rotary_emb)(model.config)
-        if (self.directory / GENERATION_CONFIG_FILE).is_file():
-            model.generation_config = GenerationConfig.from_pretrained(self.directory)
         return model.eval()
 
     def rotary_frequencies(self) -> tuple["torch.Tensor", float]:

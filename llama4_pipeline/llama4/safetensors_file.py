@@ -28,6 +28,7 @@ _BITS = {
     "U64": 64, "I64": 64, "F64": 64, "C64": 64, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
 }  # fmt: skip
 _LENGTH_BYTES = 8
+_LFS_POINTER = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000
 
 
@@ -98,7 +99,13 @@ def read_header(file: Path) -> dict[str, StoredTensor]:
     """
     size = file.stat().st_size
     with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(_LENGTH_BYTES), "little")
+        begins = stream.read(len(_LFS_POINTER))
+        if begins == _LFS_POINTER:
+            raise InputError(
+                f"{file}: a pointer of Git LFS, not the weights; run `git lfs pull` where it was cloned"
+            )
+        stream.seek(_LENGTH_BYTES)
+        length = int.from_bytes(begins[:_LENGTH_BYTES], "little")
         data_start = _LENGTH_BYTES + length
         if not 2 <= length <= _LONGEST_HEADER or size < _LENGTH_BYTES:
             raise InputError(f"{file}: not a safetensors file (its header claims {length:,} bytes)")

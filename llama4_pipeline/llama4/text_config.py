@@ -38,6 +38,8 @@ DEFAULTS: Mapping[str, Any] = {
     "attention_bias": False,
 }
 
+_DTYPES = ("float32", "float16", "bfloat16")
+
 
 class TextConfig:
     """The values of a configuration, defaults filled in; each method reads one thing and checks it.
@@ -82,6 +84,12 @@ class TextConfig:
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
             if value is not None and not (is_number and 0 < value < math.inf):
                 raise _bad("rope_theta", value, "a positive number")
+
+    def check_dtype(self) -> None:
+        """What the weights are said to be stored as, where it is said; it is the weights that decide."""
+        for key in ("dtype", "torch_dtype"):
+            if self._values.get(key) not in (None, *_DTYPES):
+                raise _bad(key, self._values[key], f"one of {', '.join(_DTYPES)}")
 
     def key_value_heads(self) -> int:
         """Number of key and value heads; null means as many as query heads."""

@@ -237,9 +237,10 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> No
     if tensor.shape != shape:
         raise InputError(f"{tensor.file}: {name} is {list(tensor.shape)}, config.json makes it {list(shape)}")
     if tensor.dtype_name not in WEIGHT_DTYPES:
+        is_wide = tensor.dtype_name == "F64"
+        remedy = "store it as one of them" if is_wide else "take the checkpoint before it was quantized"
         raise InputError(
-            f"{tensor.file}: {name} is {tensor.dtype_name}; float32, float16 and bfloat16 are read, "
-            "so take the checkpoint before it was quantized"
+            f"{tensor.file}: {name} is {tensor.dtype_name}; float32, float16 and bfloat16 are read, so {remedy}"
         )
 
 

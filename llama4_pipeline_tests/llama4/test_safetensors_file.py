@@ -95,6 +95,13 @@ def test_a_wrong_header_length_is_refused(tmp_path: Path, length: int) -> None:
         read_header(write_raw(tmp_path / "model.safetensors", {"a": entry()}, length=length))
 
 
+def test_a_pointer_of_git_lfs_is_told_from_a_damaged_file(tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n")
+    with pytest.raises(InputError, match=r"model\.safetensors: .*Git LFS.*`git lfs pull`"):
+        read_header(file)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     cut=st.integers(0, 200), flips=st.lists(st.tuples(st.integers(0, 150), st.integers(0, 255)), max_size=4)

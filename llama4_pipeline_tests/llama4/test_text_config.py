@@ -35,6 +35,8 @@ from llama4_pipeline.llama4.text_config import DEFAULTS
         ("interleave_moe_layer_step", 0),
         ("rope_theta", "1e6"),
         ("rope_theta", -5),
+        ("dtype", "float99"),
+        ("torch_dtype", ["float32"]),
     ],
 )
 def test_a_wrong_value_is_refused_by_name(key: str, value: Any) -> None:

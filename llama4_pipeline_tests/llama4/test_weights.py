@@ -178,7 +178,9 @@ def test_a_wrong_shape_or_dtype_is_named(tmp_path: Path, tensors: dict[str, torc
     save_file(tensors | {NORM: torch.ones(47)}, tmp_path / "model.safetensors")
     refused(tmp_path, rf"{NORM} is \[47\], config.json makes it \[48\]")
     save_file(tensors | {NORM: torch.ones(48, dtype=torch.float64)}, tmp_path / "model.safetensors")
-    refused(tmp_path, f"{NORM} is F64; float32, float16 and bfloat16 are read")
+    refused(tmp_path, f"{NORM} is F64; float32, float16 and bfloat16 are read, so store it as one of them")
+    save_file(tensors | {NORM: torch.ones(48, dtype=torch.int8)}, tmp_path / "model.safetensors")
+    refused(tmp_path, f"{NORM} is I8; .*, so take the checkpoint before it was quantized")
 
 
 def test_a_tied_checkpoint_may_repeat_the_embedding_but_not_contradict_it(
