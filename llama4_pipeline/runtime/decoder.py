@@ -73,6 +73,18 @@ UNLIMITED = 2**31 - 1
 EMPTY_MASK = np.zeros((0, 0), dtype=np.int64)
 
 
+def require_tokens(input_ids: np.ndarray) -> None:
+    """Refuses what is not int64 [B, S] with at least one token.
+
+    Raises:
+        InputError: names the shape.
+    """
+    if input_ids.ndim != 2 or input_ids.size == 0:
+        raise InputError(
+            f"input_ids has shape {list(input_ids.shape)}; give [batch, sequence] with at least one token"
+        )
+
+
 def extend_mask(
     cached: np.ndarray,
     input_ids: np.ndarray,
@@ -96,10 +108,7 @@ def extend_mask(
     Raises:
         InputError: what does not fit, and what to do.
     """
-    if input_ids.ndim != 2 or input_ids.size == 0:
-        raise InputError(
-            f"input_ids has shape {list(input_ids.shape)}; give [batch, sequence] with at least one token"
-        )
+    require_tokens(input_ids)
     batch, new = input_ids.shape
     past = cached.shape[1]
     if past and cached.shape[0] != batch:
@@ -120,6 +129,12 @@ def extend_mask(
         raise InputError(
             f"attention_mask has shape {list(attention_mask.shape)}; "
             f"it must cover cache and input: {[batch, past + new]}"
+        )
+    given = attention_mask[:, past:]
+    sound = given == given.astype(bool)
+    if not sound.all():
+        raise InputError(
+            f"attention_mask holds {given[~sound][0]}; give 1 for real tokens and 0 for padding, nothing else"
         )
     mask = attention_mask.astype(np.int64, copy=False)
     if not np.array_equal(mask[:, :past], before):

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.runtime.decoder import Decoder, GeneratesItself
+from llama4_pipeline.runtime.decoder import Decoder, GeneratesItself, require_tokens
 from llama4_pipeline.runtime.sampling import GREEDY, Sampler, Sampling
 
 FINISHED = -1
@@ -41,8 +41,9 @@ def generate(
         int64 [B]: the next token of each row; `FINISHED` for rows that ended before. Ends early once all rows have.
 
     Raises:
-        InputError: a prompt that ends in padding, or more tokens than the decoder can hold.
+        InputError: an empty prompt, one that ends in padding, or more tokens than the decoder can hold.
     """
+    require_tokens(input_ids)
     if attention_mask is not None:
         if attention_mask.shape != input_ids.shape:
             raise InputError(

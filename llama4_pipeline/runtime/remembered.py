@@ -23,7 +23,7 @@ class RememberedDecoder:
         self.max_context = decoder.max_context
         self._decoder = decoder
         self._files = TemporaryDirectory(prefix="remembered-", dir=scratch)
-        self._said: dict[tuple[bytes, bytes, int], Path] = {}
+        self._said: dict[tuple[tuple[int, ...], bytes, bytes, int], Path] = {}
         self.reset()
 
     def reset(self) -> None:
@@ -42,7 +42,7 @@ class RememberedDecoder:
             raise RuntimeError("a remembered decoder keeps no cache: reset it before each forward")
         self._asked = True
         mask = b"" if attention_mask is None else attention_mask.tobytes()
-        key = (input_ids.tobytes(), mask, logits_to_keep)
+        key = (input_ids.shape, input_ids.tobytes(), mask, logits_to_keep)
         if key not in self._said:
             self._decoder.reset()
             file = Path(self._files.name, f"{len(self._said)}.npy")

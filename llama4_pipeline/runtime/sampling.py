@@ -52,11 +52,13 @@ class Sampler:
             int64 [B].
 
         Raises:
-            CheckFailed: a row holds a NaN.
+            CheckFailed: a row holds a NaN or an infinity, or nothing but -inf.
         """
         best = logits.argmax(axis=1)  # a NaN is the argmax of its row
-        if np.isnan(logits[np.arange(len(logits)), best]).any():
-            raise CheckFailed("logits hold NaN: the graph or its weights are broken")
+        likeliest = logits[np.arange(len(logits)), best]
+        if not np.isfinite(likeliest).all():
+            broken = likeliest[~np.isfinite(likeliest)][0]
+            raise CheckFailed(f"the best logit of a row is {broken}: the graph or its weights are broken")
         if self._sampling.temperature == 0:
             return best.astype(np.int64)
         tokens, probabilities = candidates(logits, self._sampling)

@@ -53,6 +53,14 @@ def test_no_mask_means_that_new_tokens_are_real():
         ),
         (np.ones((1, 1), dtype=np.int64), ids(1, 1), np.array([[0, 1]]), "already cached"),
         (EMPTY_MASK, ids(2, 2), np.array([[1, 1], [0, 0]]), "hides every token"),
+        (EMPTY_MASK, ids(1, 2), np.array([[1, 2]]), "attention_mask holds 2; give 1 .* and 0"),
+        (EMPTY_MASK, ids(1, 2), np.array([[0.5, 1]]), "attention_mask holds 0.5; give 1 .* and 0"),
+        (
+            np.ones((1, 1), dtype=np.int64),
+            ids(1, 1),
+            np.array([[1, -1]]),
+            "attention_mask holds -1; give 1 .* and 0",
+        ),
     ],
 )
 def test_bad_calls_name_the_remedy(cached, input_ids, mask, says):

@@ -93,3 +93,7 @@ def test_bad_prompts_are_named(decoder):
         next(generate(decoder, np.array([[1, 2]]), np.array([[1, 0]]), max_new_tokens=1))
     with pytest.raises(InputError, match="shape"):
         next(generate(decoder, np.array([[1, 2]]), np.array([[1]]), max_new_tokens=1))
+    empty = np.zeros((1, 0), dtype=np.int64)
+    for mask in (None, empty):
+        with pytest.raises(InputError, match=r"input_ids has shape \[1, 0\]; give .* at least one token"):
+            next(generate(decoder, empty, mask, max_new_tokens=1))

@@ -36,6 +36,14 @@ def test_the_same_question_is_computed_once_and_only_from_a_fresh_cache(tiny_ran
         remembered.forward(second)
 
 
+def test_the_same_tokens_in_other_rows_are_another_question(tiny_random_checkpoint: Path) -> None:
+    remembered = RememberedDecoder(open_decoder("pytorch", checkpoint=tiny_random_checkpoint))
+    tokens = np.array([[5, 6, 7, 8]])
+    for shape in ((1, 4), (2, 2), (4, 1)):
+        remembered.reset()
+        assert remembered.forward(tokens.reshape(shape)).shape[:2] == shape
+
+
 def test_what_was_said_lies_on_disk_until_it_is_closed(tiny_random_checkpoint: Path, tmp_path: Path) -> None:
     remembered = RememberedDecoder(open_decoder("pytorch", checkpoint=tiny_random_checkpoint), tmp_path)
     for token in (5, 6):

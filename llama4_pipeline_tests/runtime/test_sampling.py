@@ -72,10 +72,21 @@ def test_greedy_takes_the_most_likely_token():
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, Sampling(temperature=1.0)])
-def test_nan_is_not_sampled_over(sampling):
-    logits = np.array([[0.0, np.nan, 1.0]], dtype=np.float32)
-    with pytest.raises(CheckFailed, match="NaN"):
+@pytest.mark.parametrize(
+    ("row", "best"),
+    [([0.0, np.nan, 1.0], "nan"), ([0.0, np.inf, 1.0], "inf"), ([-np.inf, -np.inf, -np.inf], "-inf")],
+)
+def test_a_best_token_that_is_no_number_is_not_taken(sampling, row, best):
+    logits = np.array([[0.0, 1.0, 2.0], row], dtype=np.float32)
+    with pytest.raises(
+        CheckFailed, match=f"best logit of a row is {best}: the graph or its weights are broken"
+    ):
         Sampler(sampling)(logits)
+
+
+def test_tokens_may_be_ruled_out():
+    logits = np.array([[-np.inf, 1.0, -np.inf]], dtype=np.float32)
+    assert Sampler(Sampling(temperature=1.0))(np.repeat(logits, 20, axis=0)).tolist() == [1] * 20
 
 
 @pytest.mark.parametrize(
