@@ -167,7 +167,7 @@ def _why(store: Store, recipe: Recipe) -> str:
 
 
 def _why_again(stage: Stage, found: Artifact | None) -> str | None:
-    """Why an artifact that is there is made anew: a row of a measurement is empty for want of memory that is free now."""
+    """Why an artifact that is there is made anew: a row of a measurement lacked memory that is free now."""
     short = found.facts.get(SHORT_OF_MEMORY) if found and stage.measures else None
     return "memory that was short is free now" if short and short <= room(Path.cwd()).memory_bytes else None
 

@@ -49,7 +49,7 @@ class Text(click.ParamType):
         try:
             value.encode()
         except UnicodeEncodeError:
-            self.fail(f"{ascii(value)} is not UTF-8", param, ctx)
+            self.fail(f"{value!a} is not UTF-8", param, ctx)
         return value
 
 
