@@ -47,7 +47,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f $@
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip uninstall --disable-pip-version-check -qq -y $(IN_THE_WAY)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-input --no-compile -c constraints.txt \
+	$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
 	@echo '$(EXTRAS)' > $@
 
