@@ -69,11 +69,12 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     sources = {name: store.input_of(model.name, name) for name in stage.inputs}
-    if stage.measures:
-        _require_made_for(device, model, sources)
     digests = {name: source.digest for name, source in sources.items()}
     recipe = recipe_of(stage, model, device, digests)
-    again = "measured anew" if anew else _why_again(stage, store.find(recipe).artifact)
+    again = "measured anew" if anew else None
+    if stage.measures:
+        _require_made_for(device, model, sources)
+        again = again or _why_again(store.find(recipe).artifact)
     reasons = []
 
     def make(out: Path) -> Mapping[str, Any]:
@@ -117,7 +118,7 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
             decision = Decision(stage.name, State.RUN, _why(store, recipe))
         elif open_inputs:
             decision = Decision(stage.name, State.IF_INPUT_CHANGES, f"{', '.join(open_inputs)} may change")
-        elif again := _why_again(stage, found):
+        elif again := _why_again(found):
             decision = Decision(stage.name, State.RUN, again)
         else:
             digests[stage.name] = found.digest
@@ -166,9 +167,9 @@ def _why(store: Store, recipe: Recipe) -> str:
     return f"artifact damaged: {damage}" if damage else "artifact deleted"
 
 
-def _why_again(stage: Stage, found: Artifact | None) -> str | None:
+def _why_again(found: Artifact | None) -> str | None:
     """Why an artifact that is there is made anew: a row of a measurement lacked memory that is free now."""
-    short = found.facts.get(SHORT_OF_MEMORY) if found and stage.measures else None
+    short = found.facts.get(SHORT_OF_MEMORY) if found else None
     return "memory that was short is free now" if short and short <= room(Path.cwd()).memory_bytes else None
 
 

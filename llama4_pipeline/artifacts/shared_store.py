@@ -217,10 +217,10 @@ class SharedStore(Store):
         return self._send(recipe, local)
 
     def _finish(self, recipe: Recipe) -> Artifact | None:
-        local = open_artifact(self._directory(recipe)).artifact
-        if not self._unsent(recipe).exists() or local is None or damage_of(local, hash_all=True):
+        if not self._unsent(recipe).exists():
             return None
-        return self._send(recipe, local)
+        local = open_artifact(self._directory(recipe)).artifact
+        return self._send(recipe, local) if local and not damage_of(local, hash_all=True) else None
 
     def _send(self, recipe: Recipe, local: Artifact) -> Artifact:
         self._upload(local)

@@ -38,15 +38,15 @@ def nightly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | d
 
     The catalog is read anew at every tick, but a model is a partition from the next load of the definitions on.
     """
-    models = [model for model in load_catalog().values() if model.nightly]
-    for model in models:
-        if not MODELS.has_partition_key(model.name):
-            context.log.warning(
-                f"{model.name} came into the catalog after its definitions were loaded: Reload them in the UI"
-            )
-    models = [model for model in models if MODELS.has_partition_key(model.name)]
+    names = [model.name for model in load_catalog().values() if model.nightly]
+    loaded = [name for name in names if MODELS.has_partition_key(name)]
     night = context.scheduled_execution_time.isoformat(timespec="minutes")
-    for model in models:
-        yield dg.RunRequest(run_key=f"{night}-{model.name}", partition_key=model.name, tags=MEASURE_ANEW)
-    if not models:
+    for name in names:
+        if name in loaded:
+            yield dg.RunRequest(run_key=f"{night}-{name}", partition_key=name, tags=MEASURE_ANEW)
+        else:
+            context.log.warning(
+                f"{name} came into the catalog after its definitions were loaded: Reload them in the UI"
+            )
+    if not loaded:
         yield dg.SkipReason("no loaded model of the catalog has nightly = true")

@@ -32,7 +32,12 @@ _logger = logging.getLogger("llama4_pipeline.benchmark")
 
 
 def main() -> int:
-    """Runs the suite; returns 0 whatever the ratios are, since a machine may be slow without a fault of ours."""
+    """Runs the suite.
+
+    Returns:
+        0 whatever the ratios are, since a machine may be slow without a fault of ours; 2 where a quality could not be
+        measured: the record is written then, and no page.
+    """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
         "--models", default="", help="names of the catalog, separated by commas; the suite by default"
@@ -57,15 +62,20 @@ def main() -> int:
         _logger.error("%s", error)
         return 2
     file = asked.record or _ROOT / "docs" / "results" / f"{_slug(record.machine)}.json"
+    unjudged = any(
+        model.is_judged and not any(row.quality for row in measured.rows)
+        for model, measured in zip(models, record.models, strict=True)
+    )
     if not asked.record:
         write_record(record, file)
+    if not asked.record and not unjudged:
         write_page(record, file, _ROOT / "docs" / "benchmarks.md")
         write_readme_table(record, _ROOT / "README.md")
     for target in targets(record):
         value = "" if target.value is None else f"{target.value:.3g}"
         sign = ">=" if target.at_least else "<="
         print(f"{target.verdict:<12} {value:>7} {sign} {target.bound:<5g} {target.model}: {target.what}")
-    return 0
+    return 2 if unjudged else 0
 
 
 def _measure(

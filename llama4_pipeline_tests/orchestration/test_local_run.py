@@ -59,11 +59,16 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     with (directory / "said.json").open("w") as said:
         process = subprocess.Popen(command, stdout=said, stderr=theirs, cwd=directory, env=environment)
         os.close(theirs)
-        with suppress(OSError):  # what the end of a terminal is
-            while more := os.read(ours, 4096):
-                shown += more
-        os.close(ours)
-    assert process.wait() == 0, shown[-4000:].decode(errors="replace")
+        try:
+            with suppress(OSError):  # what the end of a terminal is
+                while more := os.read(ours, 4096):
+                    shown += more
+            status = process.wait()
+        finally:  # the test may run out of time
+            process.kill()
+            process.wait()
+            os.close(ours)
+    assert status == 0, shown[-4000:].decode(errors="replace")
     (directory / "shown").write_bytes(shown)
     record = json.loads((directory / "said.json").read_text().splitlines()[-1])
     return Whole(directory, environment, record["stages"], shown)

@@ -36,9 +36,8 @@ _HEAD = """# What quantization costs
 
 `make quality` measured this on {date}, {cpu}, {cores} cores, {memory:.0f} GiB, with ONNX Runtime {onnxruntime};
 it exits 1 where a bound below is missed. It trains what is not yet trained in the pipeline's store, quantizes each
-model by every method, and judges each graph on held-out text and the two tasks, beside PyTorch float32. A model
-trained on another machine comes out a little different, so figures of `tiny` are those of README.md only where both
-were measured on the same machine.
+model by every method, and judges each graph on held-out text and the two tasks, beside PyTorch float32. `tiny`
+is trained anew in each store: what README.md says of it, trained elsewhere, may differ a little.
 
 - **size**: `model.onnx` and its data, which in so small a model is in good part padding to pages.
 - **ms/token**: time of a decoded token at batch 1, the lower of two medians.
