@@ -29,6 +29,9 @@ GPU_RECORD ?= gpu-benchmark.json
 BIN := .venv/bin
 # What must go before EXTRAS come: the other ONNX Runtime, and for a GPU a PyTorch built for the CPU.
 CPU_TORCH = $(BIN)/python -m pip list --disable-pip-version-check 2>/dev/null | sed -n 's/^\(torch\) .*+cpu$$/\1/p'
+# Debian's GCC 12.2 drops the stores that describe AMX tiles, since its intrinsic names 8 of their 64 bytes; llama.cpp then
+# ends by SIGILL.
+AMX_FLAGS = $(if $(findstring llamacpp,$(EXTRAS)),$(if $(shell grep -m 1 amx_tile /proc/cpuinfo 2>/dev/null),-fno-dse))
 IN_THE_WAY = $(if $(findstring gpu,$(EXTRAS)),onnxruntime $$($(CPU_TORCH)),onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
@@ -47,7 +50,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@rm -f $@
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip uninstall --disable-pip-version-check -qq -y $(IN_THE_WAY)
-	$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
+	CXXFLAGS='$(strip $(CXXFLAGS) $(AMX_FLAGS))' \
+		$(BIN)/python -m pip install --disable-pip-version-check --no-input -c constraints.txt \
 		$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -e '.[$(EXTRAS)]'
 	@echo '$(EXTRAS)' > $@
 

@@ -56,7 +56,7 @@ def test_a_process_that_is_killed_is_told(tiny_random_checkpoint):
     killed = request(tiny_random_checkpoint, repeats=100_000)
     killer = Timer(8, lambda: [child.kill() for child in psutil.Process().children()])
     killer.start()
-    with pytest.raises(CheckFailed, match="bench of pytorch on tiny ended by signal 9"):
+    with pytest.raises(CheckFailed, match="bench of pytorch on tiny ended by SIGKILL"):
         measure_isolated(killed)
 
 
