@@ -28,7 +28,7 @@ from llama4_pipeline.artifacts.links import copied_bytes
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.llama4.checkpoint_directory import HUB_ID, read_text_config
 from llama4_pipeline.llama4.text_config import DEFAULTS
 from llama4_pipeline.methods import DEFAULT_METHOD, METHODS
 from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
@@ -38,7 +38,7 @@ CATALOG_FILE = Path(__file__).with_suffix(".toml")
 # Model names are partition keys and directory names; no longer than a recipe takes them.
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _PARTITION_RANGE = "..."  # stands between two keys where Dagster reads a range of them
-_SOURCE = re.compile(r"trained|random|hub:[\w.-]+/[\w.-]+(@[\w./-]+)?|local:.+")
+_SOURCE = re.compile(rf"trained|random|hub:{HUB_ID.pattern}|local:.+")
 _SOURCE_FORMS = '"trained", "random", "hub:ORG/NAME[@REVISION]" or "local:DIR"'
 # Keys of Llama4TextConfig that do not shape the tensors.
 _OTHER_CONFIG_KEYS = {

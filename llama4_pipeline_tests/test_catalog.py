@@ -175,6 +175,7 @@ def refused(file: Path, message: str) -> None:
         ),
         ("'Mine'", "7", "key description is 7, expected a valid string"),
         ("'random'", "'hub:x'", "key source is 'hub:x', expected .*hub:ORG/NAME"),
+        ("'random'", "'hub:-x/y'", "key source is 'hub:-x/y', expected .*hub:ORG/NAME"),
         ("new_tokens = 4", "new_tokens = 4.5", "key benchmark.new_tokens is 4.5, expected a valid integer"),
         (
             "new_tokens = 4",

@@ -24,7 +24,7 @@ _ARCHITECTURES = {
     "Llama4ForCausalLM": ("llama4_text", None),
     "Llama4ForConditionalGeneration": ("llama4", "text_config"),
 }
-_HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 
 
 def local_directory(path: str | Path, *, with_weights: bool = True) -> Path:
@@ -41,7 +41,7 @@ def local_directory(path: str | Path, *, with_weights: bool = True) -> Path:
         return directory
     if directory.exists():
         raise InputError(f"{path} is a file; give the checkpoint's directory")
-    if isinstance(path, str) and (hub_id := _HUB_ID.fullmatch(path)):
+    if isinstance(path, str) and (hub_id := HUB_ID.fullmatch(path)):
         return _download(hub_id[1], hub_id[2], with_weights)
     raise InputError(
         f"{path}: no such directory; give a checkpoint's directory or a Hugging Face id ORG/NAME[@REVISION]"
