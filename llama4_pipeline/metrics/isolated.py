@@ -163,7 +163,9 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     if late.is_set():
         raise CheckFailed(f"{what} took more than {limit_seconds:.0f} s")
     if status:
-        how = f"ended by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
+        how = (
+            f"ended by {signal.Signals(-status).name}" if status < 0 else f"failed with exit status {status}"
+        )
         raise CheckFailed(f"{what} {how}: {tail}")
     if not output:
         raise CheckFailed(f"{what} printed no measurement: {tail}")
