@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ class LlamaCppDecoder:
 
     Weights of fewer bits run with llama.cpp's defaults: a float16 cache, flash attention where it has the kernel. A
     float32 file gets a float32 cache and no flash attention, whose kernel rounds to float16.
+
+    llama.cpp decodes in a thread of its own: it describes its AMX tiles once a thread, and once PyTorch or ONNX
+    Runtime has used AMX in the same one, its next product is an illegal instruction.
 
     Args:
         gguf: the file.
@@ -54,6 +58,7 @@ class LlamaCppDecoder:
         self.max_context = trained if self._metadata(GGUF_CONFIG_KEY) else min(trained, _LONGEST_CONTEXT)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
+        self._thread = ThreadPoolExecutor(1)
         self._open_context(1)
 
     def reset(self) -> None:
@@ -93,6 +98,7 @@ class LlamaCppDecoder:
         return {"llama.cpp": 0}
 
     def close(self) -> None:
+        self._thread.shutdown()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
@@ -139,7 +145,7 @@ class LlamaCppDecoder:
                 batch.n_seq_id[index] = 1
                 batch.seq_id[index][0] = int(row)
                 batch.logits[index] = bool(column >= first_kept)
-            if llama_cpp.llama_decode(self._context, batch):
+            if self._thread.submit(llama_cpp.llama_decode, self._context, batch).result():
                 raise CheckFailed("llama.cpp could not decode: its cache is full")
         finally:
             llama_cpp.llama_batch_free(batch)

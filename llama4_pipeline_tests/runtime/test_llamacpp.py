@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -75,6 +76,19 @@ def test_context_is_what_the_file_promises(tmp_path):
     )  # rows, tokens, layers, K and V, heads, width, f16
     with pytest.raises(InputError, match="301 tokens do not fit"):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
+    decoder.close()
+
+
+def test_what_another_library_does_with_amx_between_does_not_count(tmp_path):
+    """Where the processor has none, this says nothing."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    before = decoder.forward(IDS)
+    ones = torch.ones(256, 256, dtype=torch.bfloat16)
+    torch.nn.functional.linear(ones, ones)
+    decoder.reset()
+    np.testing.assert_array_equal(decoder.forward(IDS), before)
     decoder.close()
 
 
