@@ -4,7 +4,8 @@ Two texts with the same meaning have the same version: comments, formatting and 
 Imports count wherever they stand, also inside functions, except under `if TYPE_CHECKING`, which never runs. A
 string of the form "llama4_pipeline.room.module:name" counts as an import, because registries load such names
 lazily. A string that is the name of a data file beside the module, a template say, stands for what is in the
-file. Nothing is imported to find out: modules are read as files.
+file. The package's module `progress` does not count: it shows how far a step is, and makes nothing. Nothing is
+imported to find out: modules are read as files.
 """
 
 import ast
@@ -16,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _DATA_FILE = re.compile(r"[\w-]+\.(?!py$)\w+")
+_SHOWS_ONLY = "progress"
 _DOTTED_FUNCTION = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
@@ -66,7 +68,7 @@ def _reachable(start: str) -> set[str]:
     waiting = [start]
     while waiting:
         module = waiting.pop()
-        if module in reached:
+        if module in reached or module.partition(".")[2] == _SHOWS_ONLY:
             continue
         reached.add(module)
         if "." in module:

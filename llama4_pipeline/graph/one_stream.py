@@ -19,7 +19,7 @@ from llama4_pipeline.graph.export import export_model
 from llama4_pipeline.graph.external_data import check_graph, save_graph
 from llama4_pipeline.graph.fuse import fuse_model
 from llama4_pipeline.graph.quantize import METHODS, quantize_model
-from llama4_pipeline.graph.quantize.plan import DeviceName
+from llama4_pipeline.graph.quantize.plan import DeviceName, require_widths
 from llama4_pipeline.graph.simplify import simplify_model
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 
@@ -66,6 +66,8 @@ def export_in_one_stream(
         raise InputError(
             f"method {method} looks at activations: export in fp32, then `quantize --method {method}`"
         )
+    if precision in ("int8", "int4"):
+        require_widths(checkpoint.architecture, device)
     start = time.monotonic()
     _logger.info("export")
     model, exported = export_model(checkpoint, opset=opset, max_context=max_context)

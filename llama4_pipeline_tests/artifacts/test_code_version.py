@@ -24,8 +24,11 @@ FILES = {
         '    """Builds."""\n'
         "    from first.room.near import helper\n"
         "    from .. import far\n"
+        "    from first.progress import WIDTH\n"
         "    return helper(x) + far.f(x)\n"
     ),
+    "progress.py": "from first import shown\nWIDTH = 30\n",
+    "shown.py": "A = 1\n",
     "room/near.py": "from . import sibling\nPAGE = 'page.html'\ndef helper(x):\n    return x + 1\n",
     "room/page.html": "<p>",
     "room/unnamed.html": "<p>",
@@ -85,6 +88,8 @@ def test_code_that_runs_counts(tmp_path: Path, file: str, text: str) -> None:
         ("room/unnamed.html", "<b>"),
         ("unseen.py", "class Type:\n    a = 1\n"),
         ("unrelated.py", "A = 2\n"),
+        ("progress.py", "from first import shown\nWIDTH = 40\n"),
+        ("shown.py", "A = 2\n"),
     ],
 )
 def test_what_does_not_run_does_not_count(tmp_path: Path, file: str, text: str) -> None:

@@ -115,6 +115,29 @@ def test_a_method_that_needs_calibration_is_refused(checkpoint: Checkpoint, tmp_
         )
 
 
+@pytest.mark.parametrize(
+    ("widths", "device", "message"),
+    [
+        ({"hidden_size": 40}, "cpu", r"model\.embed_tokens\.weight: widths \[40\] are not all multiples of 16"),
+        ({"intermediate_size": 40}, "cpu", r"experts of layer 0: widths \[40, 48\] .* of 16"),
+        ({}, "cuda", r"experts of layer 0: widths \[32, 48\] are not all multiples of 32, .* QMoE on CUDA"),
+    ],
+)
+def test_a_width_without_blocks_is_refused_before_the_graph_is_made(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    widths: dict[str, int],
+    device: Literal["cpu", "cuda"],
+    message: str,
+) -> None:
+    source = Checkpoint.open(write_random_checkpoint(tmp_path / "odd", **widths))
+    with caplog.at_level("INFO"), pytest.raises(InputError, match=message):
+        export_in_one_stream(
+            source, tmp_path / "out", form="fused", precision="int4", max_context=64, device=device
+        )
+    assert "export" not in caplog.messages
+
+
 def _tensors(graph: Path) -> dict[str | None, tuple[str, bytes]]:
     values = load_graph(graph).graph.initializers.values()
     return {value.name: (str(value.dtype), stored_array(value).tobytes()) for value in values}

@@ -9,6 +9,7 @@ import onnx_ir as ir
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight
+from llama4_pipeline.llama4.architecture import EMBEDDING, Architecture
 
 DeviceName = Literal["cpu", "cuda"]
 _SMALLEST_BLOCK = 16
@@ -62,6 +63,21 @@ class Preset:
         return self.feed_forward
 
 
+def require_widths(architecture: Architecture, device: DeviceName) -> None:
+    """Refuses what `plan_schemes` would refuse in the default blocks, before there is a graph.
+
+    Raises:
+        InputError: a width of the embedding or of experts that is no multiple of 16, on CUDA for experts of 32.
+    """
+    _require_multiples(EMBEDDING, [architecture.hidden_size], _SMALLEST_BLOCK, on_cuda=False)
+    smallest = _SMALLEST_EXPERT_BLOCK_ON_CUDA if device == "cuda" else _SMALLEST_BLOCK
+    for layer in architecture.layers:
+        if layer.is_moe:
+            widths = [architecture.hidden_size, layer.intermediate_size]
+            name = f"the experts of layer {layer.index}"
+            _require_multiples(name, widths, smallest, on_cuda=device == "cuda")
+
+
 def plan_schemes(
     weights: list[Weight], schemes: Mapping[str, Scheme], device: DeviceName = "cpu"
 ) -> dict[str, Scheme]:
@@ -105,12 +121,21 @@ def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight], on_c
         )
     fitted = scheme.fit(*widths)
     if fitted is None or fitted.block_size < smallest:
-        operators = "QMoE on CUDA" if on_cuda else "QMoE and GatherBlockQuantized"
-        raise InputError(
-            f"{weight.name}: widths {sorted(set(widths))} are not all multiples of {smallest}, the smallest block of "
-            f"{operators}: this model stays in float16"
-        )
+        raise _no_block(weight.name, widths, smallest, on_cuda)
     return fitted
+
+
+def _require_multiples(name: str, widths: list[int], smallest: int, *, on_cuda: bool) -> None:
+    if any(width % smallest for width in widths):
+        raise _no_block(name, widths, smallest, on_cuda)
+
+
+def _no_block(name: str, widths: list[int], smallest: int, on_cuda: bool) -> InputError:
+    operators = "QMoE on CUDA" if on_cuda else "QMoE and GatherBlockQuantized"
+    return InputError(
+        f"{name}: widths {sorted(set(widths))} are not all multiples of {smallest}, the smallest block of "
+        f"{operators}: this model stays in float16"
+    )
 
 
 def _same_operator(weight: Weight, weights: list[Weight]) -> list[Weight]:
