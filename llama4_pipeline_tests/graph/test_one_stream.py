@@ -118,7 +118,11 @@ def test_a_method_that_needs_calibration_is_refused(checkpoint: Checkpoint, tmp_
 @pytest.mark.parametrize(
     ("widths", "device", "message"),
     [
-        ({"hidden_size": 40}, "cpu", r"model\.embed_tokens\.weight: widths \[40\] are not all multiples of 16"),
+        (
+            {"hidden_size": 40},
+            "cpu",
+            r"model\.embed_tokens\.weight: widths \[40\] are not all multiples of 16",
+        ),
         ({"intermediate_size": 40}, "cpu", r"experts of layer 0: widths \[40, 48\] .* of 16"),
         ({}, "cuda", r"experts of layer 0: widths \[32, 48\] are not all multiples of 32, .* QMoE on CUDA"),
     ],
