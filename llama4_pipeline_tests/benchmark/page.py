@@ -1,10 +1,10 @@
-"""The page docs/benchmarks.md and the table in README.md, both from one record."""
+"""The page docs/benchmarks.md and the table in README.md, both from one record; the page with the ratios of others."""
 
 from pathlib import Path
 
 from llama4_pipeline.units import format_bytes, format_number
-from llama4_pipeline_tests.benchmark.record import ModelRecord, Record, Row
-from llama4_pipeline_tests.benchmark.targets import targets
+from llama4_pipeline_tests.benchmark.record import ModelRecord, Record, Row, read_record
+from llama4_pipeline_tests.benchmark.targets import Target, targets
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
 _GIB = 1 << 30
@@ -26,9 +26,16 @@ named. Processes ask glibc for huge pages. `torch.compile` compiles while it loa
 `make benchmark` measures again and writes this page from [the record]({record}), which holds every run.
 """
 
+_PROMISED = """
+## What is promised
+
+On this machine, and as the records of others in docs/results have it. What misses is bold.
+
+"""
+
 
 def write_page(record: Record, file: Path, page: Path) -> None:
-    """Writes the page of a record that lies at `file`."""
+    """Writes the page of a record that lies at `file`, with the ratios of the records beside it."""
     tokens = next((r.quality.tokens for m in record.models for r in m.rows if r.quality), 0)
     parts = [
         _HEAD.format(
@@ -41,17 +48,9 @@ def write_page(record: Record, file: Path, page: Path) -> None:
     for model in record.models:
         parts.append(f"\n## {model.title}, {format_number(model.parameters / 1e9)} B parameters\n\n")
         parts.append(model_tables(model))
-    parts.append("\n## What is promised\n\n| model | ratio | is | must be | |\n|---|---|---:|---:|---|\n")
-    parts.extend(
-        _cells(
-            target.model,
-            target.what,
-            _number(target.value),
-            f"{'≥' if target.at_least else '≤'} {target.bound:g}",
-            target.verdict if target.verdict == "met" else f"**{target.verdict}**",
-        )
-        for target in targets(record)
-    )
+    others = [read_record(other) for other in sorted(file.parent.glob("*.json")) if other != file]
+    parts.append(_PROMISED)
+    parts.append(_promises(record, [other for other in others if other.device == record.device]))
     page.write_text("".join(parts))
 
 
@@ -128,6 +127,26 @@ def model_tables(model: ModelRecord) -> str:
             )
         )
     return speed_table(model) + "\n" + "".join(lines)
+
+
+def _promises(record: Record, others: list[Record]) -> str:
+    records = [record, *others]
+    machines = [
+        f"{', '.join((each.machine.cpu, *each.machine.features[-1:]))}, {each.measured_on} at {each.commit}"
+        for each in records
+    ]
+    lines = [_cells("model", "ratio", "must be", *machines), "|---|---|---:|" + "---:|" * len(records) + "\n"]
+    found = [{(target.model, target.what): target for target in targets(each)} for each in records]
+    for target in targets(record):
+        bound = f"{'≥' if target.at_least else '≤'} {target.bound:g}"
+        ratios = [_ratio(each.get((target.model, target.what))) for each in found]
+        lines.append(_cells(target.model, target.what, bound, *ratios))
+    return "".join(lines)
+
+
+def _ratio(target: Target | None) -> str:
+    number = _number(target and target.value)
+    return f"**{number}**" if target and target.verdict == "missed" else number
 
 
 def _left_out(model: ModelRecord) -> str:
