@@ -142,6 +142,14 @@ def test_a_width_without_blocks_is_refused_before_the_graph_is_made(
     assert "export" not in caplog.messages
 
 
+def test_a_table_too_small_to_be_quantized_may_have_any_width(tmp_path: Path) -> None:
+    source = Checkpoint.open(
+        write_random_checkpoint(tmp_path / "few", vocab_size=25, hidden_size=40, moe_layers=[])
+    )
+    export_in_one_stream(source, tmp_path / "out", form="fused", precision="int8", max_context=64)
+    assert _tensors(tmp_path / "out")["model.embed_tokens.weight"][0] == "FLOAT"
+
+
 def _tensors(graph: Path) -> dict[str | None, tuple[str, bytes]]:
     values = load_graph(graph).graph.initializers.values()
     return {value.name: (str(value.dtype), stored_array(value).tobytes()) for value in values}

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight
+from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight, is_small
 from llama4_pipeline.llama4.architecture import EMBEDDING, Architecture
 
 DeviceName = Literal["cpu", "cuda"]
@@ -69,13 +69,13 @@ def require_widths(architecture: Architecture, device: DeviceName) -> None:
     Raises:
         InputError: a width of the embedding or of experts that is no multiple of 16, on CUDA for experts of 32.
     """
-    _require_multiples(EMBEDDING, [architecture.hidden_size], _SMALLEST_BLOCK, on_cuda=False)
-    smallest = _SMALLEST_EXPERT_BLOCK_ON_CUDA if device == "cuda" else _SMALLEST_BLOCK
+    hidden, on_cuda = architecture.hidden_size, device == "cuda"
+    if not is_small((architecture.vocab_size, hidden)) and hidden % _SMALLEST_BLOCK:
+        raise _no_block(EMBEDDING, [hidden], on_cuda=False)
     for layer in architecture.layers:
-        if layer.is_moe:
-            widths = [architecture.hidden_size, layer.intermediate_size]
-            name = f"the experts of layer {layer.index}"
-            _require_multiples(name, widths, smallest, on_cuda=device == "cuda")
+        widths = [hidden, layer.intermediate_size]
+        if layer.is_moe and any(width % _smallest_block(on_cuda) for width in widths):
+            raise _no_block(f"the experts of layer {layer.index}", widths, on_cuda)
 
 
 def plan_schemes(
@@ -113,7 +113,7 @@ def plan_schemes(
 
 def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight], on_cuda: bool) -> Scheme:
     on_cuda = on_cuda and weight.layout is Layout.EXPERTS
-    smallest = _SMALLEST_EXPERT_BLOCK_ON_CUDA if on_cuda else _SMALLEST_BLOCK
+    smallest = _smallest_block(on_cuda)
     widths = [partner.inputs for partner in _same_operator(weight, weights)]
     if scheme.block_size < smallest:
         raise InputError(
@@ -121,20 +121,20 @@ def _in_whole_blocks(weight: Weight, scheme: Scheme, weights: list[Weight], on_c
         )
     fitted = scheme.fit(*widths)
     if fitted is None or fitted.block_size < smallest:
-        raise _no_block(weight.name, widths, smallest, on_cuda)
+        raise _no_block(weight.name, widths, on_cuda)
     return fitted
 
 
-def _require_multiples(name: str, widths: list[int], smallest: int, *, on_cuda: bool) -> None:
-    if any(width % smallest for width in widths):
-        raise _no_block(name, widths, smallest, on_cuda)
+def _smallest_block(on_cuda: bool) -> int:
+    """Of QMoE on CUDA, or of QMoE and GatherBlockQuantized elsewhere."""
+    return _SMALLEST_EXPERT_BLOCK_ON_CUDA if on_cuda else _SMALLEST_BLOCK
 
 
-def _no_block(name: str, widths: list[int], smallest: int, on_cuda: bool) -> InputError:
+def _no_block(name: str, widths: list[int], on_cuda: bool) -> InputError:
     operators = "QMoE on CUDA" if on_cuda else "QMoE and GatherBlockQuantized"
     return InputError(
-        f"{name}: widths {sorted(set(widths))} are not all multiples of {smallest}, the smallest block of "
-        f"{operators}: this model stays in float16"
+        f"{name}: widths {sorted(set(widths))} are not all multiples of {_smallest_block(on_cuda)}, the smallest "
+        f"block of {operators}: this model stays in float16"
     )
 
 

@@ -1,6 +1,7 @@
 """Which initializers of a fused graph are quantised, which stay float and why, and in which layout they lie."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -107,6 +108,11 @@ def find_weights(graph: ir.Graph) -> tuple[list[Weight], dict[str, str]]:
     return weights, {name: _reason_to_stay(value) for name, value in floats.items()}
 
 
+def is_small(shape: Sequence[int]) -> bool:
+    """Whether a matrix that is no stack of experts stays in float, since there is little to save."""
+    return math.prod(shape) < _LARGE_WEIGHTS
+
+
 def untie(graph: ir.Graph) -> None:
     """Gives a head that reads the embedding's table an initializer of its own, `HEAD`, with the same numbers."""
     for node in list(graph):
@@ -146,7 +152,7 @@ def _is_matrix(value: ir.Value, layout: Layout) -> bool:
     if not value.is_initializer() or value.dtype not in FLOAT_TYPES or "router" in (value.name or ""):
         return False
     shape = _shape(value)
-    return layout is Layout.EXPERTS or (len(shape) >= 2 and int(np.prod(shape)) >= _LARGE_WEIGHTS)
+    return layout is Layout.EXPERTS or (len(shape) >= 2 and not is_small(shape))
 
 
 def _reason_to_stay(value: ir.Value) -> str:
@@ -158,7 +164,7 @@ def _reason_to_stay(value: ir.Value) -> str:
         return "vector or scalar"
     if consumers <= _ROTARY_OPERATORS:
         return "rotary table"
-    if int(np.prod(shape)) < _LARGE_WEIGHTS:
+    if is_small(shape):
         return f"fewer than {_LARGE_WEIGHTS} weights"
     raise InputError(
         f"{value.name} {list(shape)} feeds {', '.join(sorted(consumers)) or 'nothing'}, which has no quantised form: "
