@@ -137,10 +137,12 @@ def _promises(record: Record, others: list[Record]) -> str:
     ]
     lines = [_cells("model", "ratio", "must be", *machines), "|---|---|---:|" + "---:|" * len(records) + "\n"]
     found = [{(target.model, target.what): target for target in targets(each)} for each in records]
-    for target in targets(record):
+    rows = {
+        row: target for each in found for row, target in each.items()
+    }  # what was measured elsewhere alone, too
+    for (model, what), target in rows.items():
         bound = f"{'≥' if target.at_least else '≤'} {target.bound:g}"
-        ratios = [_ratio(each.get((target.model, target.what))) for each in found]
-        lines.append(_cells(target.model, target.what, bound, *ratios))
+        lines.append(_cells(model, what, bound, *(_ratio(each.get((model, what))) for each in found)))
     return "".join(lines)
 
 

@@ -99,6 +99,7 @@ def test_the_page_and_the_table_are_of_the_record(record, tmp_path: Path):
     assert read_record(file) == record
     other = record.machine.model_copy(update={"cpu": "Other", "features": ("avx2",)})
     rows = [row("onnxruntime int4", [9.0], kl=0.01), row("llama.cpp q4_0", [8.1], kl=0.01)]
+    rows.append(row("pytorch bfloat16", [63.0], kl=0.01))  # another row than here
     models = [record.models[0].model_copy(update={"rows": rows})]
     elsewhere = record.model_copy(update={"machine": other, "models": models})
     write_record(elsewhere, file.with_name("other.json"))
@@ -109,6 +110,7 @@ def test_the_page_and_the_table_are_of_the_record(record, tmp_path: Path):
     assert "Other, avx2, 2026-11-24 at abc |\n" in page
     assert "| mini | decode after 16: INT4 over llama.cpp Q4_0 | ≥ 1 | 1.10 | **0.900** |" in page
     assert "| mini | decode after 16: INT8 over llama.cpp Q8_0 | ≥ 1.1 | - | - |" in page
+    assert "| mini | INT4 decode after 16: times the best of pytorch bfloat16 | ≥ 10 | - | **7.00** |" in page
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write_readme_table(record, readme)
