@@ -10,6 +10,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from llama4_pipeline_tests.benchmark.fat_binaries import keep_architecture
+
 _ROOT = Path(__file__).parents[2]
 _LOCKED = _ROOT / "constraints.txt"
 # What the benchmark imports; PyTorch with its CUDA libraries has to be there.
@@ -19,6 +21,7 @@ _IMPORTED = (
 )  # fmt: skip
 _THERE_WITH_PYTORCH = {"torch"}
 _GPU_PACKAGES = ("onnxruntime-gpu>=1.31.1",)
+_KERNELS = "libonnxruntime_providers_cuda.so"
 _PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (17, 24, 27, 28, 31, 34, 35)] + [
     "manylinux2014_x86_64"
 ]
@@ -31,9 +34,13 @@ def main() -> int:
     parser.add_argument("--python", required=True, help="version there, 3.12")
     parser.add_argument("--has", default="", help="packages that are there, separated by commas")
     parser.add_argument("--piece-mb", type=int, required=True)
+    parser.add_argument("--architecture", type=int, help="of the GPU there, 90: leaves others' code out")
     asked = parser.parse_args()
     there = {normalized(name) for name in asked.has.split(",") if name}
     fetch(wanted(_LOCKED.read_text(), there), asked.python, asked.out)
+    if asked.architecture:
+        for wheel in asked.out.glob("onnxruntime_gpu-*.whl"):
+            keep_architecture(wheel, _KERNELS, asked.architecture)
     for wheel in sorted(asked.out.glob("*.whl")):
         cut(wheel, asked.piece_mb * 10**6)
     return 0
