@@ -8,6 +8,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from llama4_pipeline_tests.benchmark.targets import targets
 
 _LIMIT_SECONDS = 1200.0  # of one process; compiling takes long, and PyTorch on the text of the divergence
 _REASON_CHARACTERS = 300
+_THREADS_OF_A_MAKER = 4  # a graph is traced in one thread, and its weights are rounded in all
 _ROOT = Path(__file__).parents[2]
 _logger = logging.getLogger("llama4_pipeline.benchmark")
 
@@ -42,6 +44,7 @@ def main() -> int:
     parser.add_argument(
         "--models", default="", help="names of the catalog, separated by commas; the suite by default"
     )
+    parser.add_argument("--engines", default="", help="whose rows alone are measured; goes with --record")
     parser.add_argument("--rounds", type=int, default=5, help="how often each pair is measured in turns")
     parser.add_argument("--threads", type=int, default=available_cores())
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -52,18 +55,22 @@ def main() -> int:
         "--record", type=Path, help="write this file alone, anew after each run: no page, no README"
     )
     asked = parser.parse_args()
+    if asked.engines and not asked.record:
+        parser.error("--engines leaves rows out: name a file with --record, and the pages stay as they are")
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     try:
-        models = find_models(tuple(filter(None, asked.models.split(","))), asked.device)
+        models = find_models(_names(asked.models), asked.device, _names(asked.engines))
         record = _measure(models, asked.rounds, asked.threads, asked.device, asked.scratch, asked.record)
     except (InputError, CheckFailed) as error:
         _logger.error("%s", error)
         return 2
     file = asked.record or _ROOT / "docs" / "results" / f"{_slug(record.machine)}.json"
     unjudged = any(
-        model.is_judged and not any(row.quality for row in measured.rows)
+        model.is_judged
+        and any(entry.is_judged for entry in model.entries)
+        and not any(row.quality for row in measured.rows)
         for model, measured in zip(models, record.models, strict=True)
     )
     if not asked.record:
@@ -116,10 +123,8 @@ class _Bench:
         self._bandwidths: list[float] = []
         self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
         self._reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
-        for entry in model.entries:
-            if not self._reasons[entry.key]:
-                with self._reason_kept(entry):
-                    self._paths[entry.key] = workshop.path(entry)
+        with ThreadPoolExecutor(max(threads // _THREADS_OF_A_MAKER, 1)) as makers:
+            list(makers.map(self._make, [entry for entry in model.entries if not self._reasons[entry.key]]))
 
     def measure_in_turns(self, rounds: int) -> Iterator[None]:
         """Stops after each run."""
@@ -155,6 +160,10 @@ class _Bench:
             for entry in self._model.entries
             if entry.is_judged and self._runs[entry.key]
         }
+
+    def _make(self, entry: Entry) -> None:
+        with self._reason_kept(entry):
+            self._paths[entry.key] = self._workshop.path(entry)
 
     def _row(self, entry: Entry, judged: Quality | None) -> Row:
         runs = self._runs[entry.key]
@@ -199,6 +208,10 @@ def _judge(
 
 def _child(module: str, request: str, what: str) -> str:
     return last_line([sys.executable, "-m", f"{__package__}.{module}", request], what, _LIMIT_SECONDS)
+
+
+def _names(listed: str) -> tuple[str, ...]:
+    return tuple(filter(None, listed.split(",")))
 
 
 def _commit() -> str:

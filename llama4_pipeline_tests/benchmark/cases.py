@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from llama4_pipeline.catalog import load_catalog
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.sweep import Plan
+from llama4_pipeline.runtime.engines import find_engine
 
 MAX_CONTEXT = 4096
 
@@ -90,23 +91,27 @@ _SUITES = {
 }
 
 
-def find_models(names: tuple[str, ...], device: str) -> list[Model]:
+def find_models(names: tuple[str, ...], device: str, engines: tuple[str, ...] = ()) -> list[Model]:
     """The models to measure.
 
     Args:
         names: of the catalog; none asks for the suite of the device. Another name gets every row.
         device: "cpu" or "cuda".
+        engines: whose rows alone are measured; none asks for all.
 
     Raises:
-        InputError: a name that the catalog lacks.
+        InputError: a name that the catalog lacks, or no such engine.
     """
     suite, catalog = _SUITES[device], load_catalog()
+    for engine in engines:
+        find_engine(engine)
     models = []
     for name in names or tuple(suite):
         if name not in catalog:
             raise InputError(f"no model {name!r} in the catalog; it has {', '.join(catalog)}")
         layers, entries = suite.get(name, (None, _CUDA if device == "cuda" else _CPU))
-        models.append(Model(name, layers, entries, Plan() if layers is None else _ROOFLINE_PLAN))
+        asked = tuple(entry for entry in entries if not engines or entry.engine in engines)
+        models.append(Model(name, layers, asked, Plan() if layers is None else _ROOFLINE_PLAN))
     return models
 
 

@@ -3,7 +3,9 @@
 import logging
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
+from threading import Lock
 
 from llama4_pipeline.artifacts.code_version import code_version
 from llama4_pipeline.catalog import load_catalog
@@ -26,6 +28,7 @@ class Workshop:
     def __init__(self, model: Model, scratch: Path, device: str = "cpu") -> None:
         self._device, self._is_judged = device, model.is_judged
         self._directory = scratch / model.title.replace(", ", "-").replace(" ", "-")
+        self._locks: defaultdict[Path, Lock] = defaultdict(Lock)
         spec = load_catalog()[model.name]
         changes = {} if model.layers is None else {"num_hidden_layers": model.layers}
         if spec.source.startswith("local:"):
@@ -35,7 +38,7 @@ class Workshop:
             write_synthetic_checkpoint(self.checkpoint, spec.config | changes, spec.seed, "bfloat16")
 
     def path(self, entry: Entry) -> Path:
-        """What the engine of a row opens; made when it is not there yet.
+        """What the engine of a row opens; made when it is not there yet. Several threads may ask.
 
         Raises:
             CheckFailed: the command that makes it failed; with what it said.
@@ -48,12 +51,13 @@ class Workshop:
         method = self._method(entry, runs)
         name = "-".join(filter(None, (entry.precision, method, self._device)))
         out = self._directory / f"{name}-{version}{suffix}"
-        if not out.exists():
-            self._remove_older(name, suffix)
-            words = self._words(entry, runs, method)
-            _logger.info("%s", " ".join(words))
-            command = [sys.executable, "-m", "llama4_pipeline.cli", *words, "--out", str(out)]
-            last_line(command, f"{words[0]} in {entry.precision}")
+        with self._locks[out]:
+            if not out.exists():
+                self._remove_older(name, suffix)
+                words = self._words(entry, runs, method)
+                _logger.info("%s", " ".join(words))
+                command = [sys.executable, "-m", "llama4_pipeline.cli", *words, "--out", str(out)]
+                last_line(command, f"{words[0]} in {entry.precision}")
         return out
 
     def _method(self, entry: Entry, runs: str) -> str | None:

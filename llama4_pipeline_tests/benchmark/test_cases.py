@@ -27,3 +27,10 @@ def test_slow_rows_get_less_on_the_cpu_only():
     assert plans["pytorch bfloat16"].contexts == (16,)
     [mini] = find_models(("mini",), "cuda")
     assert {plan_of(mini, entry, "cuda").contexts for entry in mini.entries} == {(16, 2048)}
+
+
+def test_rows_of_some_engines_alone():
+    [mini] = find_models(("mini",), "cuda", ("onnxruntime", "pytorch"))
+    assert {entry.engine for entry in mini.entries} == {"onnxruntime", "pytorch"}
+    with pytest.raises(InputError, match="engine 'onnx' is unknown"):
+        find_models(("mini",), "cuda", ("onnx",))
