@@ -18,13 +18,20 @@ PAGES_PORT ?= 3001
 PAGES_HOST = $(if $(filter 0.0.0.0,$(UI_HOST)),$(shell uname -n),$(UI_HOST))
 # Where `make large` puts what it writes, about 30 GB for a while; 64 GB where there is room for all of Scout.
 LARGE_SCRATCH ?= /var/tmp
-# Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
+# Further words of `make benchmark`: --models NAME,NAME --engines NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
 BENCHMARK ?=
-# Wheels for a GPU machine without network: its Python, what is installed there, the largest piece in MB.
+# Wheels for a GPU machine without network: its Python, what is installed there, the largest piece in MB, and the compute
+# capability of its GPU, 90 for 9.0, where kernels for others are to stay behind.
 GPU_PYTHON ?= 3.12
 GPU_HAS ?=
 GPU_PIECE_MB ?= 1000
+GPU_ARCHITECTURE ?=
+GPU_WHEELS ?= gpu-wheels
 GPU_RECORD ?= gpu-benchmark.json
+GPU_TRIAL ?= gpu-trial.jsonl
+# Further words of `make gpu-trial`: --models NAME,NAME
+TRIAL ?=
+ON_GPU = llama4_pipeline_tests/benchmark/on_gpu.sh $(GPU_WHEELS)
 
 BIN := .venv/bin
 # What must go before EXTRAS come: the other ONNX Runtime, and for a GPU a PyTorch built for the CPU.
@@ -35,7 +42,7 @@ AMX_FLAGS = $(if $(findstring llamacpp,$(EXTRAS)),$(if $(shell grep -m 1 amx_til
 IN_THE_WAY = $(if $(findstring gpu,$(EXTRAS)),onnxruntime $$($(CPU_TORCH)),onnxruntime-gpu)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark cuda-stand-in quality check ui clean
+.PHONY: help setup demo test test-slow test-ui test-faults test-cluster conformance large benchmark profile gpu-wheels gpu-benchmark gpu-trial cuda-stand-in quality check ui clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -88,13 +95,17 @@ benchmark: setup ## Measure every engine in turns; writes docs/results, docs/ben
 profile: setup ## Account for a decode token kernel by kernel; writes docs/performance.md
 	$(BIN)/python -m llama4_pipeline_tests.benchmark.profile
 
-gpu-wheels: setup ## Fetch what a GPU machine without network needs into gpu-wheels/
-	rm -rf gpu-wheels
-	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out gpu-wheels --python $(GPU_PYTHON) \
-		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB)
+gpu-wheels: setup ## Fetch what a GPU machine without network needs into GPU_WHEELS=gpu-wheels
+	rm -rf $(GPU_WHEELS)
+	$(BIN)/python -m llama4_pipeline_tests.benchmark.wheels --out $(GPU_WHEELS) --python $(GPU_PYTHON) \
+		--has "$(GPU_HAS)" --piece-mb $(GPU_PIECE_MB) $(if $(GPU_ARCHITECTURE),--architecture $(GPU_ARCHITECTURE))
 
-gpu-benchmark: ## On a machine with a GPU: install gpu-wheels/ where it is there, measure, write GPU_RECORD=gpu-benchmark.json
-	llama4_pipeline_tests/benchmark/on_gpu.sh gpu-wheels $(GPU_RECORD) $(BENCHMARK)
+gpu-benchmark: ## On a machine with a GPU: install GPU_WHEELS where they are there, measure, write GPU_RECORD=gpu-benchmark.json
+	$(ON_GPU) -m llama4_pipeline_tests.benchmark --device cuda --record $(GPU_RECORD) \
+		--scratch $${TMPDIR:-/tmp}/llama4-benchmark $(BENCHMARK)
+
+gpu-trial: ## On a machine with a GPU: try what graphs for it could do otherwise, write GPU_TRIAL=gpu-trial.jsonl
+	$(ON_GPU) -m llama4_pipeline_tests.benchmark.trial --out $(GPU_TRIAL) $(TRIAL)
 
 cuda-stand-in: setup ## Open graphs with ONNX Runtime's CUDA provider over stand-ins for CUDA's libraries (cc, 260 MB of wheels)
 	$(BIN)/python -m pytest -m cuda_stand_in llama4_pipeline_tests/cuda_stand_in

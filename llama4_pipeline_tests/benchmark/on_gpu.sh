@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# on_gpu.sh WHEELS RECORD [WORDS]: measures on this machine's GPU, without network, and writes one JSON file.
+# on_gpu.sh WHEELS WORDS: runs `python WORDS` on this machine, without network.
 # Wheels in the directory WHEELS, whole or cut (make gpu-wheels), are installed beside what this Python has already.
-# WORDS are those of `python -m llama4_pipeline_tests.benchmark`; --device cpu tries the script without a GPU.
 set -euo pipefail
-wheels=$1 record=$2
-shift 2
+wheels=$1
+shift
 root=$(cd "$(dirname "$0")/../.." && pwd)
 python=${PYTHON:-python3}
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
@@ -19,4 +18,4 @@ if [ -d "$wheels" ]; then
 	"$python" -m pip install --quiet --no-index --no-deps --no-compile --target "$site/packages" "$site"/wheels/*.whl
 	export PYTHONPATH=$PYTHONPATH:$site/packages
 fi
-"$python" -m llama4_pipeline_tests.benchmark --device cuda --record "$record" --scratch "${TMPDIR:-/tmp}/llama4-benchmark" "$@"
+"$python" "$@"
