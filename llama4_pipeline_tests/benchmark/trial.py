@@ -6,6 +6,7 @@ package; nothing of what is tried here is in it.
 """
 
 import argparse
+import importlib
 import json
 import logging
 import multiprocessing
@@ -17,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, wait
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Self
 from unittest import mock
 
 import numpy as np
@@ -41,12 +44,12 @@ from llama4_pipeline.runtime.ort import OrtDecoder
 INTB = {"ORT_FPA_INTB_GEMM": "1"}
 # Attention of one query by XQA (contrib_ops/cuda/bert/group_query_attention.cc), off for float caches by default.
 XQA = {"ORT_ENABLE_XQA": "1"}
-_LOADED_BEFORE = ["torch", "transformers", "onnxruntime", __name__]
 _PROMPT, _STEPS = 40, 24
 _MAX_CONTEXT = 4096
 _MOST_KERNELS = 40
 _PLAN = Plan(contexts=(16, 2047), batches=(2, 8), new_tokens=16, warm_up_lengths=True)
 _LIMIT_SECONDS = 90
+_PROCESSES = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
 _logger = logging.getLogger("llama4_pipeline.trial")
 
 
@@ -142,7 +145,7 @@ def main() -> int:
         parser.error(f"no variants of {', '.join(sorted(unknown))}; those of mini and 7b are tried")
     with tempfile.TemporaryDirectory(prefix="llama4-trial-") as scratch:
         trials = [Trial(Path(scratch), *model, ways, asked.device) for model, ways in tried.items()]
-        with ProcessPoolExecutor(max(available_cores() // 2, 1), _processes()) as makers:
+        with ProcessPoolExecutor(max(available_cores() // 2, 1), _PROCESSES) as makers:
             made = {
                 (trial.model, name): makers.submit(trial.make, name)
                 for trial in trials
@@ -196,21 +199,35 @@ class Trial:
     def results(self) -> Iterator[Result]:
         """Each variant in a process of its own."""
         reference = self.scratch / f"{self.model}-reference.npz"
-        self._apart(_keep_reference, self.checkpoint, reference, self.device)
-        for way in self.ways:
-            told = self.scratch / "result.json"
-            told.unlink(missing_ok=True)
-            ended = self._apart(_try, self, way, reference, told)
-            result = Result(model=self.model, variant=f"{way.precision} {way.name}")
-            if told.exists():
-                result = Result.model_validate_json(told.read_text())
-            result.refused = ended or result.refused
-            yield result
+        with Apart() as apart:
+            apart.run(_keep_reference, self.checkpoint, reference, self.device)
+            for way in self.ways:
+                told = self.scratch / "result.json"
+                told.unlink(missing_ok=True)
+                ended = apart.run(_try, self, way, reference, told)
+                result = Result(model=self.model, variant=f"{way.precision} {way.name}")
+                if told.exists():
+                    result = Result.model_validate_json(told.read_text())
+                result.refused = ended or result.refused
+                yield result
 
-    def _apart(self, target: Callable, *arguments: object) -> str | None:
-        """Runs a function; returns why its process did not come to its end."""
-        process = _processes().Process(target=target, args=arguments)
-        process.start()
+
+class Apart:
+    """Runs functions in processes of their own, the next of which loads its libraries beside the one at work."""
+
+    def __enter__(self) -> Self:
+        self._start_next()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._next.kill()
+        self._next.join()
+
+    def run(self, function: Callable[..., None], *arguments: object) -> str | None:
+        """Returns why the process did not come to its end."""
+        process, order = self._next, self._order
+        self._start_next()
+        order.send((function, arguments))
         process.join(_LIMIT_SECONDS)
         if process.exitcode is None:
             process.kill()
@@ -218,12 +235,17 @@ class Trial:
             return f"took more than {_LIMIT_SECONDS} s"
         return f"its process ended with {process.exitcode}" if process.exitcode else None
 
+    def _start_next(self) -> None:
+        heard, self._order = _PROCESSES.Pipe(duplex=False)
+        self._next = _PROCESSES.Process(target=_wait_for_order, args=(heard,))
+        self._next.start()
 
-def _processes() -> multiprocessing.context.ForkServerContext:
-    """Processes that have the libraries loaded when they begin, and nothing on the device."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_LOADED_BEFORE)
-    return context
+
+def _wait_for_order(heard: Connection) -> None:
+    for library in ("torch", "transformers.models.llama4", "onnxruntime"):
+        importlib.import_module(library)
+    function, arguments = heard.recv()
+    function(*arguments)
 
 
 def _all_alike(scheme: Scheme) -> AbstractContextManager:
@@ -282,8 +304,8 @@ def _keep_reference(checkpoint: Path, file: Path, device: str) -> None:
 def _try(trial: Trial, way: Variant, reference: Path, told: Path) -> None:
     os.environ.update(way.environment)
     result = Result(model=trial.model, variant=f"{way.precision} {way.name}")
-    memory = MemoryMeter(trial.device)
     try:
+        memory = MemoryMeter(trial.device)
         decoder = _open(trial, way)
         expected = np.load(reference)
         found = _logits(decoder)
