@@ -5,10 +5,7 @@ import os
 import dagster as dg
 
 from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
-from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
-
-PAGES_VARIABLE = "LLAMA4_PIPELINE_PAGES"
-"""Environment variable: where `llama4-pipeline pages` answers, so that a click opens the page. A UI opens no files."""
+from llama4_pipeline.orchestration.resources import PAGES_VARIABLE, ArtifactStore, ComputeDevice
 
 
 @dg.asset(**declared("benchmark_table"))

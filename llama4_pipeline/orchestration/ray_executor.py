@@ -17,6 +17,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.catalog import USER_CATALOG_VARIABLE, ModelSpec, find_model
 from llama4_pipeline.device import DEVICE_VARIABLE, missing_cuda_build
+from llama4_pipeline.orchestration.resources import PAGES_VARIABLE
 from llama4_pipeline.stages import STAGES, Stage
 
 _PARTITION_TAG = "dagster/partition"
@@ -73,6 +74,7 @@ def ray_steps(context: dg.InitExecutorContext) -> dg.Executor:
         env_vars=[
             ARTIFACTS_VARIABLE,
             USER_CATALOG_VARIABLE,
+            PAGES_VARIABLE,
             # A step that needs no GPU may be where none is, and makes its graph for those that have one.
             f"{DEVICE_VARIABLE}={os.environ.get(DEVICE_VARIABLE) or ('cpu' if missing_cuda_build() else 'cuda')}",
         ],

@@ -7,6 +7,9 @@ from llama4_pipeline.artifacts.location import artifacts_root, history_directory
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device, find_device
 
+PAGES_VARIABLE = "LLAMA4_PIPELINE_PAGES"
+"""Environment variable: where `llama4-pipeline pages` answers, so that a click opens the page. A UI opens no files."""
+
 
 class ArtifactStore(dg.ConfigurableResource):
     """The content-addressed store of artifacts."""

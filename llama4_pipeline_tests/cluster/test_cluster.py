@@ -14,6 +14,7 @@ from llama4_pipeline.artifacts.shared_store import SharedStore
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.catalog import USER_CATALOG_VARIABLE
 from llama4_pipeline.orchestration.executors import EXECUTOR_VARIABLE
+from llama4_pipeline.orchestration.resources import PAGES_VARIABLE
 from llama4_pipeline.stages import STAGES
 from llama4_pipeline_tests.assets.conftest import CATALOG
 from llama4_pipeline_tests.cluster.postgres import postgres_server
@@ -23,6 +24,7 @@ from llama4_pipeline_tests.orchestration.dagster_processes import ROOT, DagsterP
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(4800)]
 MODEL = "tiny"
+PAGES = "http://pages.example:3001"
 _RUN_SECONDS = 1800
 # What follows a measurement says when and how fast, which no two runs have in common.
 MEASURED = {"pytorch_baseline", "benchmarks", "benchmark_table", "report"}
@@ -51,6 +53,7 @@ def cluster(catalog: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
                 "RAY_ADDRESS": address,
                 ARTIFACTS_VARIABLE: f"{bucket}/pipeline",
                 COPIES_VARIABLE: str(tmp_path / "dagster"),
+                PAGES_VARIABLE: PAGES,
             }
             yield DagsterProcesses(tmp_path / "home", ROOT / "dagster-postgres.yaml", settings)
 
@@ -65,6 +68,8 @@ def test_the_cluster_makes_what_one_machine_makes(
         assert cluster.wait_for(second, _RUN_SECONDS) is dg.DagsterRunStatus.SUCCESS, cluster.failures(second)
         with cluster.instance() as instance:
             assert type(instance.event_log_storage).__name__ == "PostgresEventLogStorage"
+            page = instance.fetch_materializations(dg.AssetKey("report"), limit=1).records[0]
+            assert page.asset_materialization.metadata["page"].value == f"{PAGES}/{MODEL}"
             reused = {
                 record.asset_key.path[-1]: record.asset_materialization.metadata["reused"].value
                 for name in STAGES
