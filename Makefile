@@ -18,7 +18,8 @@ PAGES_PORT ?= 3001
 PAGES_HOST = $(if $(filter 0.0.0.0,$(UI_HOST)),$(shell uname -n),$(UI_HOST))
 # Where `make large` puts what it writes, about 30 GB for a while; 64 GB where there is room for all of Scout.
 LARGE_SCRATCH ?= /var/tmp
-# Further words of `make benchmark`: --models NAME,NAME --engines NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there).
+# Further words of `make benchmark`: --models NAME,NAME --rounds N --threads N --scratch DIR (20 GB stay there), and
+# --record FILE for a file alone, no page, to which --engines NAME,NAME may be added.
 BENCHMARK ?=
 # Wheels for a GPU machine without network: its Python, what is installed there, the largest piece in MB, and the compute
 # capability of its GPU, 90 for 9.0, where kernels for others are to stay behind.

@@ -26,7 +26,7 @@ the peak is the largest resident set, as `/usr/bin/time -v` tells it. Real dimen
 vocabulary 202048; Maverick: 128 experts), random bfloat16 weights, made on demand but where shards on disk are named.
 INT4 and INT8 are by round to nearest. Time is that of the whole command, start of Python and trace included.
 
-`mini, validated layer by layer` is `validate` of a float32 graph where both models as a whole (8.6 GB and the process)
+`mini, validated layer by layer` is `validate` of a float32 graph where both models as a whole (8.1 GB and the process)
 do not fit into its limit of 3 GiB: PyTorch and the graph then run layer by layer, and every hidden state is compared.
 The two rows behind it are `quantize --graph` of the same graph; gptq, which runs the model on its calibration tokens,
 is allowed 8 GiB and 15 minutes.
