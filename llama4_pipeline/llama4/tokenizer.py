@@ -20,10 +20,11 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
     """
     if not any((directory / file).is_file() for file in _ANY_OF):
         raise InputError(f"{directory}: no tokenizer.json; copy the tokenizer's files beside config.json")
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, Llama4TextConfig
 
     try:
-        return AutoTokenizer.from_pretrained(directory)
+        # Else it reads config.json too, and is stricter there than what reads the model (`text_config.py`).
+        return AutoTokenizer.from_pretrained(directory, config=Llama4TextConfig())
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise InputError(f"{directory}: the tokenizer does not load: {one_line(error)}") from error
 

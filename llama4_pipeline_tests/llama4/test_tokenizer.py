@@ -1,11 +1,13 @@
 """What ends a text, from the files beside a checkpoint or a graph."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.tokenizer import read_stop_tokens
+from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
+from llama4_pipeline_tests.checkpoints import write_word_tokenizer
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,18 @@ def test_what_is_no_token_id_is_refused(written: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(f'{{"eos_token_id": {written}}}')
     with pytest.raises(InputError, match=r"config\.json: eos_token_id is .*: expected a token id"):
         read_stop_tokens(tmp_path)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_configuration_of_llama_4_as_published_is_no_fault_of_the_tokenizer(
+    nested: bool, tmp_path: Path
+) -> None:
+    """Scout's says 4 where transformers wants true."""
+    text = {"model_type": "llama4_text", "attn_temperature_tuning": 4}
+    config = {"model_type": "llama4", "text_config": text} if nested else text
+    write_word_tokenizer(tmp_path, 100)
+    expected = load_tokenizer(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    tokenizer = load_tokenizer(tmp_path)
+    assert type(tokenizer) is type(expected)
+    assert tokenizer("the of and")["input_ids"] == expected("the of and")["input_ids"]
