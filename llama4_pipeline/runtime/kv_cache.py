@@ -17,6 +17,11 @@ from llama4_pipeline.units import format_bytes
 _FIRST_CAPACITY = 256
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime, or CUDA below it, found no room; there is no type of error for that."""
+    return any(words in str(error) for words in ("Failed to allocate memory", "out of memory"))
+
+
 @dataclass(frozen=True)
 class CacheTensor:
     """One cached tensor: [batch, kv_heads, tokens, head_dim].
@@ -111,16 +116,18 @@ class SharedBuffers:
                 continue
             try:
                 buffer = _zeros(tensor.shape(batch, capacity), tensor.dtype)
-            except OSError as error:
+                if kept:
+                    buffer[:, :, :kept] = self._buffers[index].numpy()
+                self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
+            except Exception as error:
+                if not isinstance(error, OSError) and not is_out_of_memory(error):
+                    raise
                 self._buffers, self._batch, self.capacity = [], 0, 0
                 wanted = sum(each.nbytes(batch, capacity) for each in self._tensors)
                 raise InputError(
                     f"no memory for a KV cache of {format_bytes(wanted)}, {batch:,} rows of {capacity:,} tokens: "
                     "ask for fewer"
                 ) from error
-            if kept:
-                buffer[:, :, :kept] = self._buffers[index].numpy()
-            self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
         self._batch, self.capacity = batch, capacity
 
     def bind(self, binding: ort.IOBinding, row: int | None) -> None:

@@ -13,7 +13,13 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.metadata import ANY_WIDTH_KEY, CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.fixed_steps import FixedSteps, not_captured
-from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
+from llama4_pipeline.runtime.kv_cache import (
+    CacheTensor,
+    KeyValueCache,
+    ReboundTensors,
+    SharedBuffers,
+    is_out_of_memory,
+)
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 from llama4_pipeline.runtime.runs import cut, need_cutting
 from llama4_pipeline.runtime.step_buffers import StepBuffers
@@ -111,14 +117,26 @@ class OrtDecoder:
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
         batch, new = input_ids.shape
-        slots = self._cache.reserve(batch, mask.shape[1])
+        try:
+            slots = self._cache.reserve(batch, mask.shape[1])
+        except InputError:  # which leaves it empty
+            self.reset()
+            raise
         kept = min(logits_to_keep, new) if logits_to_keep else new
-        if new == 1 and self._fixed_steps:
-            logits = self._step(input_ids, mask)
-        elif self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
-            logits = self._run_by_row(input_ids, mask, kept, self._longest_run(slots))
-        else:
-            logits = self._run(input_ids, mask, kept)
+        try:
+            if new == 1 and self._fixed_steps:
+                logits = self._step(input_ids, mask)
+            elif self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
+                logits = self._run_by_row(input_ids, mask, kept, self._longest_run(slots))
+            else:
+                logits = self._run(input_ids, mask, kept)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise InputError(
+                f"no memory for a run of {batch} rows of {new:,} tokens: shorten the prompt, or export the fused form, "
+                "which reads it in parts"
+            ) from error
         self.mask = mask
         return logits
 

@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import onnx
 import pytest
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.runtime import ort
+from llama4_pipeline.runtime import kv_cache, ort
 from llama4_pipeline.runtime.ort import OrtDecoder
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
@@ -244,3 +245,53 @@ def test_a_broken_graph_is_one_line(fused_graph, tmp_path, broken):
 def test_cuda_without_cuda_is_named(fused_graph):
     with pytest.raises(InputError, match=r"CUDAExecutionProvider.*\[gpu\]"):
         OrtDecoder(fused_graph, device="cuda")
+
+
+def test_a_cache_that_found_no_memory_is_empty(fused_graph, reference, monkeypatch):
+    decoder = OrtDecoder(fused_graph, threads=1)
+    decoder.forward(np.ones((1, 200), dtype=np.int64))
+
+    def none_left(*_):
+        raise OSError("no memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kv_cache, "_zeros", none_left)
+        with pytest.raises(InputError, match="no memory for a KV cache"):
+            decoder.forward(np.ones((1, 100), dtype=np.int64))
+    ids = np.arange(1, 6)[None]
+    assert np.abs(decoder.forward(ids) - reference.forward(ids)).max() < TOLERANCE
+
+
+def test_a_device_without_memory_for_a_cache_is_named(fused_graph, monkeypatch):
+    decoder = OrtDecoder(fused_graph, threads=1)
+
+    def none_left(*_):
+        raise ort_state.RuntimeException("Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(kv_cache.ort.OrtValue, "ortvalue_from_numpy", none_left)
+    with pytest.raises(InputError, match="no memory for a KV cache"):
+        decoder.forward(np.ones((1, 100), dtype=np.int64))
+    assert decoder.cache_bytes() == 0
+
+
+def test_a_prompt_that_no_memory_holds_is_refused(tmp_path):
+    """A portable graph holds the scores of all tokens at once."""
+    checkpoint = Checkpoint.open(write_random_checkpoint(tmp_path / "checkpoint"))
+    graph = tmp_path / "graph"
+    export_in_one_stream(checkpoint, graph, form="portable", precision="fp32", max_context=10_000)
+    program = f"""
+import resource
+import numpy as np, psutil
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.ort import OrtDecoder
+decoder = OrtDecoder(__import__("pathlib").Path({str(graph)!r}), threads=1)
+decoder.forward(np.ones((1, 5), dtype=np.int64))
+room = psutil.Process().memory_info().vms + (300 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (room, room))
+try:
+    decoder.forward(np.ones((1, 9000), dtype=np.int64))
+except InputError as error:
+    print(error)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "no memory for a run of 1 rows of 9,000 tokens" in told.stdout, told.stderr[-2000:]
