@@ -5,6 +5,7 @@ The file holds token ids only, no tokenizer.
 
 import json
 import math
+import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def write_gguf(checkpoint: "Checkpoint", out: Path, encoding: str, max_context: 
     tensors = list(_tensors(checkpoint, form))
     full, stored = gguf.GGMLQuantizationType.F32, gguf.GGMLQuantizationType[encoding.upper()]
     kinds = [full if tensor.stays_float32 else stored for tensor in tensors]
-    partial_file = out.with_name(f".{out.name}.partial")
+    partial_file = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     writer = gguf.GGUFWriter(partial_file, gguf.MODEL_ARCH_NAMES[form.arch])
     writer.add_file_type(ENCODINGS[encoding])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)

@@ -77,3 +77,22 @@ def test_the_bytes_that_a_token_reads(tmp_path, tied):
     row = 0 if tied else embedding // architecture.vocab_size
     looked_up = 0 if tied else embedding
     assert stored.active_bytes == pytest.approx(stored.weight_bytes - routed / 2 - looked_up + row, abs=1)
+
+
+def test_two_that_write_one_file_write_apart(tmp_path, monkeypatch):
+    """Each has its own unfinished file; the one that is done last stays."""
+    write_synthetic_checkpoint(tmp_path / "checkpoint", REPRESENTABLE, seed=0, dtype="bfloat16")
+    checkpoint, out = Checkpoint.open(tmp_path / "checkpoint"), tmp_path / "model.gguf"
+    unfinished = []
+    begin = gguf.GGUFWriter.write_header_to_file
+
+    def another_in_between(writer):
+        begin(writer)
+        unfinished.append({path.name for path in tmp_path.glob(".*")})
+        if len(unfinished) == 1:
+            write_gguf(checkpoint, out, "q8_0", 4096)
+
+    monkeypatch.setattr(gguf.GGUFWriter, "write_header_to_file", another_in_between)
+    write_gguf(checkpoint, out, "f32", 4096)
+    assert len(unfinished[1]) == 2
+    assert {tensor.tensor_type.name for tensor in gguf.GGUFReader(out).tensors} == {"F32"}
