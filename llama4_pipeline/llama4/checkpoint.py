@@ -259,6 +259,10 @@ def _open_weights(directory: Path, architecture: Architecture) -> WeightSource:
         return SafetensorsSource(directory, architecture)
     values = read_json(file)
     _check_synthetic(values, file)
+    for real in sorted(directory.glob("*.safetensors")):
+        raise InputError(
+            f"{directory}: {SYNTHETIC_FILE} stands beside {real.name}: take away the one that is not meant"
+        )
     return SyntheticSource(architecture, values["seed"], values["dtype"])
 
 

@@ -264,6 +264,11 @@ def test_a_wrong_synthetic_description_is_refused(
     refused(directory, message)
 
 
+def test_made_up_weights_beside_real_ones_are_refused(directory: Path) -> None:
+    (directory / "synthetic_weights.json").write_text('{"seed": 0, "dtype": "float32"}')
+    refused(directory, "synthetic_weights.json stands beside model.safetensors")
+
+
 def test_a_missing_or_broken_tokenizer_is_refused(directory: Path) -> None:
     (directory / "tokenizer.json").write_text("{}")
     with pytest.raises(InputError, match="the tokenizer does not load"):
