@@ -124,14 +124,25 @@ def _classify_sample(row: dict[str, Any], place: str) -> ClassifySample:
         raise InputError(f"{place}: 'choices' must be a list of texts")
     if answer not in choices:
         raise InputError(f"{place}: the answer {answer!r} is not among the choices {choices}")
-    return ClassifySample(prompt, tuple(choices), answer)
+    return ClassifySample(prompt, tuple(_whole(choice, "choices", place) for choice in choices), answer)
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:
     value = row.get(key)
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{place}: '{key}' is missing or empty, expected a text")
-    return value
+    return _whole(value, key, place)
+
+
+def _whole(text: str, key: str, place: str) -> str:
+    """The text; JSON can escape half of a surrogate pair, which no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{place}: '{key}' has half a character, {text[error.start]!a}, at {error.start}: cut the text elsewhere"
+        ) from None
+    return text
 
 
 def _rows(name: str) -> Iterator[tuple[str, Any]]:
@@ -196,6 +207,8 @@ def _json_rows(path: Path, lines: list[str]) -> Iterator[tuple[str, Any]]:
             yield place, json.loads(line)
         except json.JSONDecodeError as error:
             raise InputError(f"{place}: not JSON ({error.msg} at column {error.colno})") from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{place}: not JSON that can be read ({error})") from None
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:

@@ -46,6 +46,13 @@ def test_samples_are_read_back_as_written(tmp_path: Path):
         ('{"task": "classify", "prompt": "a", "choices": "ab", "answer": "a"}', "'choices' must be a list"),
         ('{"task": "classify", "prompt": "a", "choices": ["b"], "answer": "a"}', "is not among the choices"),
         (b"\xff\xfe", "not UTF-8"),
+        (r'{"text": "the \ud83d of"}', "'text' has half a character"),
+        (
+            r'{"task": "classify", "prompt": "a", "choices": ["b", "\ud83d"], "answer": "b"}',
+            "half a character",
+        ),
+        ("[" * 100_000, "not JSON"),
+        ("1" * 5_000, "not JSON"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: str | bytes, message: str):

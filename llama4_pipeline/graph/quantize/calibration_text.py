@@ -65,7 +65,7 @@ def _holds_token_ids(source: str | Path) -> bool:
     _, first = next(_lines(file), (0, b"null"))
     try:
         row = json.loads(first)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(row, dict) and _TOKENS in row and not row.keys() & {"text", "task"}
 
@@ -76,7 +76,7 @@ def _token_ids(file: Path, directory: Path) -> Iterator[np.ndarray]:
         place = f"{file}, line {number}"
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not JSON ({error})") from None
         ids = row.get(_TOKENS) if isinstance(row, dict) else None
         if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):

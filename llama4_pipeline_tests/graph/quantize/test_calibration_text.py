@@ -48,6 +48,7 @@ def test_token_ids_need_no_tokenizer(without_tokenizer: Path, tmp_path: Path) ->
         ('{"text": "the of"}', "'input_ids' is missing or empty"),
         ("[1, 2]", "'input_ids' is missing or empty"),
         ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
     ],
 )
 def test_a_bad_row_of_token_ids_is_named(
