@@ -16,6 +16,9 @@ _EXPERT_OPERATORS = ("MoE", "QMoE")
 # They read an embedding, or a table of angles, by row.
 _ROW_OPERATORS = ("Gather", "GatherBlockQuantized", "RotaryEmbedding", "GroupQueryAttention")
 
+_PASSING_OPERATORS = ("Reshape", "DequantizeLinear")  # the second reads what its reader wants
+_INT8_OPERATORS = {"MatMulInteger", "DequantizeLinear"}  # of ONNX Runtime's own quantizer
+
 
 @dataclass(frozen=True)
 class StoredModel:
@@ -86,7 +89,10 @@ def bytes_by_node(graph: Path) -> dict[str, NodeWeights]:
     for node in model.graph.node:
         read = [tensors[name] for name in node.input if name in tensors]
         nodes = _behind([node], readers)
-        size = sum(_tensor_bytes(tensor) * _share_read(tensor, nodes, chosen) for tensor in read)
+        size = sum(
+            _tensor_bytes(tensor) * _share_read(tensor, nodes, chosen) / _nodes_that_share(tensor, readers)
+            for tensor in read
+        )
         found[node.name] = NodeWeights(size, _matrix(node))
     return found
 
@@ -154,21 +160,26 @@ def _readers(graph: Any) -> dict[str, list[Any]]:
 
 
 def _behind(nodes: list[Any], readers: dict[str, list[Any]]) -> list[Any]:
-    """`nodes`; for a Reshape, which reads nothing itself, those that take its output."""
+    """`nodes`; for one that only passes its input on, those that take its output."""
     return [
         reader
         for node in nodes
-        for reader in (readers.get(node.output[0], []) if node.op_type == "Reshape" else [node])
+        for reader in (readers.get(node.output[0], []) if node.op_type in _PASSING_OPERATORS else [node])
     ]
 
 
 def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> float:
     operators = {node.op_type for node in readers}
-    if operators and operators <= set(_ROW_OPERATORS):
+    if tensor.dims and operators and operators <= set(_ROW_OPERATORS):
         return 1 / tensor.dims[0]
     if ".experts." in tensor.name or operators & set(_EXPERT_OPERATORS):
         return experts_per_token / tensor.dims[0]
     return 1.0
+
+
+def _nodes_that_share(tensor: Any, readers: dict[str, list[Any]]) -> int:
+    """Nodes that read a stack of experts together: one for each expert that a token chooses, in a fused graph."""
+    return max(sum(node.op_type in _EXPERT_OPERATORS for node in readers[tensor.name]), 1)
 
 
 def _storage(tensor: Any) -> tuple[str, ...]:
@@ -202,5 +213,7 @@ def _precision(model: Any) -> str:
     }
     if bits:
         return f"int{min(bits)}"
+    if any(node.op_type in _INT8_OPERATORS for node in model.graph.node):
+        return "int8"
     largest = max(model.graph.initializer, key=lambda tensor: math.prod(tensor.dims))
     return str(onnx.helper.tensor_dtype_to_np_dtype(largest.data_type))

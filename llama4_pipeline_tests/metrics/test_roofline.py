@@ -2,13 +2,18 @@
 
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
+from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.quantize.calibration import Calibration
+from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.methods import QDQ_DYNAMIC, QDQ_STATIC
 from llama4_pipeline.metrics.roofline import (
     bytes_by_node,
     cache_read_bytes,
@@ -55,6 +60,32 @@ def test_the_nodes_read_together_what_the_graph_reads(graphs, form):
     assert (
         stored_graph(graphs[form]).active_bytes <= nodes + 1 < stored_graph(graphs[form]).active_bytes + 1500
     )
+
+
+def test_a_node_of_one_chosen_expert_reads_that_expert(tmp_path):
+    write_random_checkpoint(tmp_path / "two", num_experts_per_tok=2)
+    export_in_one_stream(
+        Checkpoint.open(tmp_path / "two"), tmp_path / "graph", form="fused", precision="fp32", max_context=64
+    )
+    nodes = sum(node.read_bytes for node in bytes_by_node(tmp_path / "graph").values())
+    active = stored_graph(tmp_path / "graph").active_bytes
+    assert active <= nodes + 1 < active + 1500
+
+
+@pytest.mark.parametrize("method", [QDQ_DYNAMIC, QDQ_STATIC])
+def test_a_graph_of_onnx_runtimes_quantizer_is_int8(graphs, method, tmp_path):
+    text = Calibration(tuple(np.random.default_rng(7).integers(3, 131, 40) for _ in range(4)))
+    quantize_with_ort(graphs["fused"], tmp_path, method=method, calibration=text)
+    assert stored_graph(tmp_path).precision == "int8"
+    shares = {
+        node.name: node for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node
+    }
+    table = [
+        found.read_bytes
+        for name, found in bytes_by_node(tmp_path).items()
+        if any("embed_tokens" in each for each in shares[name].input)
+    ]
+    assert 0 < sum(table) < 1000  # a row, not 131 of 48
 
 
 def test_of_a_quantized_table_one_row_is_read(checkpoint, graphs):
