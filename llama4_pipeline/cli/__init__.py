@@ -6,10 +6,12 @@ Results go to standard output, logs and progress to standard error. Exit status:
 
 import errno
 import logging
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from threading import Timer
 from types import FrameType
 
 import click
@@ -19,6 +21,8 @@ from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
 PROGRAM = "llama4-pipeline"
+_IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
+_UNTIL_IMPORTED_SECONDS = 0.05
 _UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -62,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(2, str(error))
     except CheckFailed as error:
         return _fail(1, str(error))
+    except MemoryError as error:
+        return _fail(2, f"no memory ({error}): ask for fewer rows or tokens")
     except OSError as error:
         if error.errno not in _UNUSABLE_PATH or error.filename is None:
             raise
@@ -89,6 +95,19 @@ def _log_to_standard_error() -> None:
         warnings.simplefilter("ignore", FutureWarning)  # torch about its own use of torch
 
 
-def _end_on_signal(number: int, _frame: FrameType | None) -> None:
-    """Ends through SystemExit, so that scratch directories are removed on the way out."""
-    sys.exit(128 + number)
+def _end_on_signal(number: int, frame: FrameType | None) -> None:
+    """Ends through SystemExit, so that scratch directories are removed on the way out.
+
+    Not in the midst of an import, where modules of others swallow it or turn it into an error of theirs: behind it.
+    """
+    if not _imports(frame):
+        sys.exit(128 + number)
+    again = Timer(_UNTIL_IMPORTED_SECONDS, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != _IMPORT_MACHINERY:
+        frame = frame.f_back
+    return frame is not None

@@ -1,5 +1,6 @@
 """Output directories, and files, that exist whole or not at all."""
 
+import errno
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -48,7 +49,12 @@ def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Wor
             if not is_out_of_space(error):
                 raise
             raise InputError(_no_space(out, needed_bytes, free)) from error
-        _publish(workspace.result, target)
+        try:
+            _publish(workspace.result, target)
+        except OSError as error:  # another wrote there meanwhile
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            raise _not_empty(out) from error
 
 
 @contextmanager
@@ -78,7 +84,7 @@ def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
     try:
         try:
             if target.is_dir() and any(target.iterdir()):
-                raise InputError(f"--out {out} is not empty: name a new directory, or empty this one")
+                raise _not_empty(out)
             if target.exists() and not target.is_dir():
                 raise InputError(f"--out {out} is a file: name a new directory")
             made = [parent for parent in root.parents if not parent.exists()]
@@ -105,6 +111,10 @@ def _publish(result: Path, target: Path) -> None:
             entry.rename(target / entry.name)
     else:
         result.rename(target)
+
+
+def _not_empty(out: Path) -> InputError:
+    return InputError(f"--out {out} is not empty: name a new directory, or empty this one")
 
 
 def _no_space(out: Path, needed_bytes: int | None, free: int) -> str:

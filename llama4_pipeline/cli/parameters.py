@@ -64,6 +64,9 @@ class BlockSize(click.ParamType):
         return int(value)
 
 
+_MOST_DIGITS = 18  # of an int64
+
+
 class Integers(click.ParamType):
     """Positive integers, separated by commas: 1,7,2048."""
 
@@ -74,8 +77,8 @@ class Integers(click.ParamType):
     ) -> tuple[int, ...]:
         if isinstance(value, tuple):
             return value
-        words = value.split(",")
-        if not all(word.strip().isdecimal() and int(word) > 0 for word in words):
+        words = [word.strip() for word in value.split(",")]
+        if not all(word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) > 0 for word in words):
             self.fail(f"{value} is not a list of positive integers such as 1,7,2048", param, ctx)
         return tuple(int(word) for word in words)
 

@@ -215,6 +215,18 @@ def test_end_by_signal_leaves_nothing(tiny_random_checkpoint: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_in_the_midst_of_an_import_is_not_lost(tmp_path: Path) -> None:
+    """Some modules of others swallow whatever is raised while they are imported, or turn it into an ImportError."""
+    (tmp_path / "swallows.py").write_text(
+        "import os, signal\ntry:\n    os.kill(os.getpid(), signal.SIGTERM)\n    [0 for _ in range(10)]\n"
+        "except BaseException:\n    pass\n"
+    )
+    program = "import time; from llama4_pipeline import cli; cli.commands.main = lambda *_, **__: work(); "
+    program += "work = lambda: (__import__('swallows'), time.sleep(20)); raise SystemExit(cli.main([]))"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == 143
+
+
 @pytest.fixture(scope="module")
 def fused(tiny_random_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _exported(tiny_random_checkpoint, tmp_path_factory.mktemp("fused") / "onnx")
@@ -309,3 +321,10 @@ def test_a_graph_of_another_model_is_not_validated_or_trained(
         ):
             arguments = [*command, "--graph", str(fused), "--checkpoint", str(other)]
             assert_refused(arguments, ["different models", words], out, capsys)
+
+
+@pytest.mark.parametrize("rows", ["1" + "0" * 12, "1" * 5_000])
+def test_a_batch_beyond_all_memory_is_refused(
+    rows: str, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert_refused(["bench", "--graph", str(fused), "--batch", rows], [], tmp_path / "out", capsys)

@@ -71,6 +71,15 @@ def test_directory_with_content_is_refused_and_kept(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "model.onnx").stat().st_size == 7
 
 
+def test_another_that_was_quicker_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(InputError, match="is not empty"), output_directory(out) as slower:
+        with output_directory(out) as quicker:
+            (quicker.result / "quicker").touch()
+        write_graph(slower.result)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "quicker"]
+
+
 def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"), output_directory(tmp_path / "file"):
