@@ -11,13 +11,17 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor, TransposedTensor
+from llama4_pipeline.graph.streamed_tensor import (
+    STRIP,
+    PiecewiseTensor,
+    StreamedTensor,
+    TransposedTensor,
+    turned,
+)
 from llama4_pipeline.llama4.weights import WeightSource, iterate_rows
 
 _PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
 _PIECE_BYTES = 32 << 20
-_STRIP = 128  # columns of an expert that are turned at once
-_PADDING = 8
 
 
 def graph_tensor(name: str, shape: tuple[int, ...], source: WeightSource) -> StreamedTensor:
@@ -50,13 +54,5 @@ def _expert_rows(source: WeightSource, name: str) -> Iterator[np.ndarray]:
         matrix = source.read(name, slice(expert, expert + 1))[0]
         bits = matrix.view(f"u{matrix.itemsize}")  # numpy moves bfloat16 one by one
         columns = bits.reshape(inputs, parts, outputs // parts)
-        for start in range(0, columns.shape[2], _STRIP):
-            yield _turned(columns[:, :, start : start + _STRIP]).view(matrix.dtype)
-
-
-def _turned(columns: np.ndarray) -> np.ndarray:
-    """[in, parts, n] to [n * parts, in]; by way of a strip whose rows do not fall on the same lines of the cache."""
-    inputs, parts, count = columns.shape
-    strip = np.empty((inputs, parts, count + _PADDING), columns.dtype)[:, :, :count]
-    strip[:] = columns
-    return np.ascontiguousarray(strip.transpose(2, 1, 0)).reshape(count * parts, inputs)
+        for start in range(0, columns.shape[2], STRIP):
+            yield turned(columns[:, :, start : start + STRIP]).view(matrix.dtype)

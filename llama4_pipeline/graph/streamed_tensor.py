@@ -7,10 +7,11 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import onnx_ir as ir
-import torch
 
 Pieces = Callable[[], Iterator[np.ndarray]]
 Advance = Callable[[int], None]
+STRIP = 128  # columns that are turned at once
+_PADDING = 8
 
 
 class StreamedTensor(ir.LazyTensor):
@@ -75,7 +76,7 @@ class TransposedTensor(StreamedTensor):
         file.flush()
         done = 0
         for piece in self.pieces():
-            rows = _turned(self._typed(piece)).view(np.uint8)
+            rows = _transposed(self._typed(piece)).view(np.uint8)
             if len(piece) == columns:
                 rows.tofile(file)
             else:
@@ -89,10 +90,24 @@ class TransposedTensor(StreamedTensor):
         return ir.Tensor(np.ascontiguousarray(matrix), dtype=self.dtype, name=self.name)
 
 
-def _turned(matrix: np.ndarray) -> np.ndarray:
-    """The transpose, contiguous; PyTorch makes it two to five times as fast as numpy."""
-    bits = torch.from_numpy(matrix.view(f"i{matrix.itemsize}"))
-    return bits.t().contiguous().numpy().view(matrix.dtype)
+def turned(strip: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """[inputs, parts, n] to [n * parts, inputs], into `out` where it is given.
+
+    By way of a copy whose rows do not fall on the same lines of the cache, four times as fast as numpy by itself.
+    """
+    inputs, parts, count = strip.shape
+    padded = np.empty((inputs, parts, count + _PADDING), strip.dtype)[:, :, :count]
+    padded[:] = strip
+    out = np.empty((count * parts, inputs), strip.dtype) if out is None else out
+    out.reshape(count, parts, inputs)[:] = padded.transpose(2, 1, 0)
+    return out
+
+
+def _transposed(matrix: np.ndarray) -> np.ndarray:
+    out = np.empty(matrix.shape[::-1], matrix.dtype)
+    for start in range(0, len(out), STRIP):
+        turned(matrix[:, None, start : start + STRIP], out[start : start + STRIP])
+    return out
 
 
 def _scatter(file: int, rows: np.ndarray, offset: int, stride: int) -> None:
