@@ -323,8 +323,23 @@ def test_a_graph_of_another_model_is_not_validated_or_trained(
             assert_refused(arguments, ["different models", words], out, capsys)
 
 
-@pytest.mark.parametrize("rows", ["1" + "0" * 12, "1" * 5_000])
+@pytest.mark.parametrize(
+    ("rows", "fault"), [("1" + "0" * 12, "no memory"), ("1" * 5_000, "is not a list of positive integers")]
+)
 def test_a_batch_beyond_all_memory_is_refused(
-    rows: str, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    rows: str, fault: str, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert_refused(["bench", "--graph", str(fused), "--batch", rows], [], tmp_path / "out", capsys)
+    arguments = [
+        "bench",
+        "--graph",
+        str(fused),
+        "--prompt-tokens",
+        "16",
+        "--new-tokens",
+        "4",
+        "--batch",
+        rows,
+    ]
+    assert cli.main(arguments) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("llama4-pipeline: ") and fault in last
