@@ -20,7 +20,7 @@ from llama4_pipeline.llama4.checkpoint_directory import (
     read_json,
     read_text_config,
 )
-from llama4_pipeline.llama4.safetensors_file import write_file
+from llama4_pipeline.llama4.safetensors_file import listed, write_file
 from llama4_pipeline.llama4.synthetic import DTYPES, SyntheticSource
 from llama4_pipeline.llama4.tokenizer import load_tokenizer
 from llama4_pipeline.llama4.weights import (
@@ -259,9 +259,9 @@ def _open_weights(directory: Path, architecture: Architecture) -> WeightSource:
         return SafetensorsSource(directory, architecture)
     values = read_json(file)
     _check_synthetic(values, file)
-    for real in sorted(directory.glob("*.safetensors")):
+    if real := {file.name for file in directory.glob("*.safetensors")}:
         raise InputError(
-            f"{directory}: {SYNTHETIC_FILE} stands beside {real.name}: take away the one that is not meant"
+            f"{directory}: {SYNTHETIC_FILE} stands beside {listed(real)}: take away what is not meant"
         )
     return SyntheticSource(architecture, values["seed"], values["dtype"])
 
