@@ -35,7 +35,9 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     catalog.write_text(_CATALOG)
     monkeypatch.setenv("LLAMA4_PIPELINE_CATALOG", str(catalog))
     ways = [Variant("usual", "int8"), Variant("rotates", "int8", rotates=True), Variant("eager", "bfloat16")]
-    return Trial(tmp_path, "small", None, ways, "cpu")
+    trial = Trial(tmp_path, "small", None, ways, "cpu")
+    trial.write_checkpoint()
+    return trial
 
 
 def test_what_runs_is_measured_and_what_is_refused_says_why(trial: Trial) -> None:
@@ -58,3 +60,5 @@ def test_attention_that_rotates_stands_for_four_nodes(trial: Trial) -> None:
     model = onnx.load(file, load_external_data=False)
     assert before - len(model.graph.node) == 3 * 4
     onnx.checker.check_model(file)
+    with pytest.raises(ValueError, match="no attention behind a rotation"):
+        let_attention_rotate(file)

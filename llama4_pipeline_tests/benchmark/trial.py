@@ -32,6 +32,7 @@ from llama4_pipeline.graph import quantize
 from llama4_pipeline.graph.one_stream import Precision, export_in_one_stream
 from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.quantize.scheme import Scheme
+from llama4_pipeline.graph.validate.compare import cosine_of, kl_divergence, log_softmax
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 from llama4_pipeline.metrics.memory import MemoryMeter
 from llama4_pipeline.metrics.sweep import Plan, Sweep, measure_sweep
@@ -142,9 +143,12 @@ def main() -> int:
     wanted = set(filter(None, asked.models.split(",")))
     tried = {model: ways for model, ways in variants().items() if not wanted or model[0] in wanted}
     if unknown := wanted - {model for model, _ in tried}:
-        parser.error(f"no variants of {', '.join(sorted(unknown))}; those of mini and 7b are tried")
+        known = ", ".join(model for model, _ in variants())
+        parser.error(f"no variants of {', '.join(sorted(unknown))}; those of {known} are tried")
     with tempfile.TemporaryDirectory(prefix="llama4-trial-") as scratch:
         trials = [Trial(Path(scratch), *model, ways, asked.device) for model, ways in tried.items()]
+        for trial in trials:
+            trial.write_checkpoint()
         with ProcessPoolExecutor(max(available_cores() // 2, 1), _PROCESSES) as makers:
             made = {
                 (trial.model, name): makers.submit(trial.make, name)
@@ -175,13 +179,14 @@ class Trial:
 
     @property
     def checkpoint(self) -> Path:
-        """Made when it is asked for first."""
-        path = self.scratch / self.model
-        if not path.exists():
-            spec = load_catalog()[self.model]
-            changes = {} if self.layers is None else {"num_hidden_layers": self.layers}
-            write_synthetic_checkpoint(path, spec.config | changes, spec.seed, "bfloat16")
-        return path
+        """What `write_checkpoint` wrote."""
+        return self.scratch / self.model
+
+    def write_checkpoint(self) -> None:
+        """Before the graphs are made, several at once."""
+        spec = load_catalog()[self.model]
+        changes = {} if self.layers is None else {"num_hidden_layers": self.layers}
+        write_synthetic_checkpoint(self.checkpoint, spec.config | changes, spec.seed, "bfloat16")
 
     def graphs(self) -> list[str]:
         """Of all variants, each once."""
@@ -200,7 +205,8 @@ class Trial:
         """Each variant in a process of its own."""
         reference = self.scratch / f"{self.model}-reference.npz"
         with Apart() as apart:
-            apart.run(_keep_reference, self.checkpoint, reference, self.device)
+            if ended := apart.run(_keep_reference, self.checkpoint, reference, self.device):
+                _logger.error("%s: nothing to hold the variants against: %s", self.model, ended)
             for way in self.ways:
                 told = self.scratch / "result.json"
                 told.unlink(missing_ok=True)
@@ -266,6 +272,9 @@ def _export(checkpoint: Checkpoint, out: Path, precision: str, device: DeviceNam
 def let_attention_rotate(file: Path) -> int:
     """Has GroupQueryAttention norm and rotate query and key, which it then takes packed; returns in how many layers.
 
+    Raises:
+        ValueError: in none, and what is measured would be the graph as it was.
+
     Positions are counted from the first token of a row, where `RotaryEmbedding` takes them as they are given. Only
     CUDA's kernel norms, and before it rotates; weights that are all alike commute with that.
     """
@@ -292,6 +301,8 @@ def let_attention_rotate(file: Path) -> int:
             for node in chain:
                 nodes.remove(node)
             layers += 1
+    if not layers:
+        raise ValueError(f"{file}: no attention behind a rotation and a norm")
     onnx.save(model, file)
     return layers
 
@@ -310,7 +321,8 @@ def _try(trial: Trial, way: Variant, reference: Path, told: Path) -> None:
         expected = np.load(reference)
         found = _logits(decoder)
         result.cosine = {name: _least_cosine(found[name], expected[name]) for name in found}
-        result.kl_divergence = _kl(expected["prompt"], found["prompt"])
+        logs = (log_softmax(each["prompt"]) for each in (expected, found))
+        result.kl_divergence = float(kl_divergence(*logs).mean())
         result.providers = decoder.providers()
         told.write_text(result.model_dump_json())  # should the process die on what follows
         result.sweep = measure_sweep(decoder, _PLAN, memory)
@@ -348,16 +360,9 @@ def _logits(decoder: Decoder) -> dict[str, np.ndarray]:
 
 
 def _least_cosine(found: np.ndarray, expected: np.ndarray) -> float:
-    norms = np.linalg.norm(found, axis=-1) * np.linalg.norm(expected, axis=-1)
-    return float(((found * expected).sum(axis=-1) / norms).min())
-
-
-def _kl(expected: np.ndarray, found: np.ndarray) -> float:
-    """Nats per token of what is found from what is expected."""
-    import torch
-
-    p, q = (torch.log_softmax(torch.from_numpy(each), -1) for each in (expected, found))
-    return float((p.exp() * (p - q)).sum(-1).mean())
+    """Over the tokens; -1 where logits are no numbers."""
+    pairs = ((found, expected), (found, found), (expected, expected))
+    return float(cosine_of(np.stack([(a * b).sum(axis=-1, dtype=np.float64) for a, b in pairs])).min())
 
 
 def _kernels(decoder: Decoder, context: int, steps: int = 4) -> list[Kernel]:
@@ -393,7 +398,7 @@ def _said(result: Result) -> str:
         {
             "variant": f"{result.model} {result.variant}",
             "cosine": {name: round(value, 4) for name, value in result.cosine.items()},
-            "kl": f"{result.kl_divergence:.2g}",
+            "kl": result.kl_divergence,
             "step ms": {context: round(ms, 3) for context, ms in sweep.decode_ms.items()},
             "prompt ms": {tokens: round(ms, 2) for tokens, ms in sweep.prefill_ms.items()},
             "tokens/s": {rows: round(speed) for rows, speed in sweep.throughput.items()},

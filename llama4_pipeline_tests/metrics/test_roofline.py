@@ -77,13 +77,13 @@ def test_a_graph_of_onnx_runtimes_quantizer_is_int8(graphs, method, tmp_path):
     text = Calibration(tuple(np.random.default_rng(7).integers(3, 131, 40) for _ in range(4)))
     quantize_with_ort(graphs["fused"], tmp_path, method=method, calibration=text)
     assert stored_graph(tmp_path).precision == "int8"
-    shares = {
+    nodes = {
         node.name: node for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node
     }
     table = [
         found.read_bytes
         for name, found in bytes_by_node(tmp_path).items()
-        if any("embed_tokens" in each for each in shares[name].input)
+        if any("embed_tokens" in each for each in nodes[name].input)
     ]
     assert 0 < sum(table) < 1000  # a row, not 131 of 48
 
