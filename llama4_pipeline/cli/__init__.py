@@ -54,7 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _log_to_standard_error()
-    before = signal.signal(signal.SIGTERM, _end_on_signal)
+    heeded = [
+        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN
+    ]
+    before = {number: signal.signal(number, _end_on_signal) for number in heeded}
     try:
         commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)
     except click.UsageError as error:
@@ -75,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (click.Abort, KeyboardInterrupt):
         return _fail(130, "interrupted")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return 0
 
 
@@ -96,11 +100,13 @@ def _log_to_standard_error() -> None:
 
 
 def _end_on_signal(number: int, frame: FrameType | None) -> None:
-    """Ends through SystemExit, so that scratch directories are removed on the way out.
+    """Ends through KeyboardInterrupt or SystemExit, so that scratch directories are removed on the way out.
 
     Not in the midst of an import, where modules of others swallow it or turn it into an error of theirs: behind it.
     """
     if not _imports(frame):
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         sys.exit(128 + number)
     again = Timer(_UNTIL_IMPORTED_SECONDS, os.kill, (os.getpid(), number))
     again.daemon = True
