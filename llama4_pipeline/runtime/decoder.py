@@ -40,7 +40,8 @@ class Decoder(Protocol):
             float32 [B, S or kept, vocab]. Logits at padding positions mean nothing.
 
         Raises:
-            InputError: bad shapes, tokens outside the vocabulary, or more tokens than `max_context`.
+            InputError: bad shapes, tokens outside the vocabulary, or more tokens than `max_context`; or no memory,
+                which leaves the cache empty.
         """
 
     def cache_bytes(self) -> int:

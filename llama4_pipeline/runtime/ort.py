@@ -117,13 +117,9 @@ class OrtDecoder:
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
         batch, new = input_ids.shape
-        try:
-            slots = self._cache.reserve(batch, mask.shape[1])
-        except InputError:  # which leaves it empty
-            self.reset()
-            raise
         kept = min(logits_to_keep, new) if logits_to_keep else new
         try:
+            slots = self._cache.reserve(batch, mask.shape[1])
             if new == 1 and self._fixed_steps:
                 logits = self._step(input_ids, mask)
             elif self._fused and need_cutting(mask, new, self._longest_run(batch * slots), self._chunk_size):
@@ -131,12 +127,15 @@ class OrtDecoder:
             else:
                 logits = self._run(input_ids, mask, kept)
         except Exception as error:
+            self.reset()  # the cache may be gone, a chunk overwritten
             if not is_out_of_memory(error):
                 raise
-            raise InputError(
-                f"no memory for a run of {batch} rows of {new:,} tokens: shorten the prompt, or export the fused form, "
-                "which reads it in parts"
-            ) from error
+            remedy = (
+                "ask for fewer"
+                if self._fused
+                else "ask for fewer, or export the fused form, which reads in parts"
+            )
+            raise InputError(f"no memory for a run of {batch} rows of {new:,} tokens: {remedy}") from error
         self.mask = mask
         return logits
 

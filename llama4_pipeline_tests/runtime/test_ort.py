@@ -262,6 +262,26 @@ def test_a_cache_that_found_no_memory_is_empty(fused_graph, reference, monkeypat
     assert np.abs(decoder.forward(ids) - reference.forward(ids)).max() < TOLERANCE
 
 
+def test_a_run_that_found_no_memory_empties_the_cache(fused_graph, reference, monkeypatch):
+    decoder = OrtDecoder(fused_graph, threads=1)
+    decoder.forward(np.ones((1, 10), dtype=np.int64))
+    first_run = decoder._run
+
+    def no_second_run(*arguments):
+        monkeypatch.setattr(decoder, "_run", none_left)
+        return first_run(*arguments)
+
+    def none_left(*_):
+        raise ort_state.RuntimeException("Failed to allocate memory for requested buffer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(decoder, "_run", no_second_run)
+        with pytest.raises(InputError, match=r"no memory for a run of 1 rows of 20 tokens: ask for fewer$"):
+            decoder.forward(np.ones((1, 20), dtype=np.int64))
+    ids = np.arange(1, 6)[None]
+    assert np.abs(decoder.forward(ids) - reference.forward(ids)).max() < TOLERANCE
+
+
 def test_a_device_without_memory_for_a_cache_is_named(fused_graph, monkeypatch):
     decoder = OrtDecoder(fused_graph, threads=1)
 
