@@ -17,11 +17,11 @@ from llama4_pipeline.metrics.perplexity import (
     Perplexity,
     count_targets,
     default_context,
-    log_softmax,
     predictions,
     row_blocks,
     standard_error,
 )
+from llama4_pipeline.probabilities import kl_divergence, log_softmax
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 
@@ -103,7 +103,7 @@ def _compare(logits: np.ndarray, reference: np.ndarray, targets: np.ndarray) -> 
         each = np.arange(len(engine_log))
         blocks.append(
             (
-                (np.exp(reference_log) * (reference_log - engine_log)).sum(axis=-1).clip(min=0.0),
+                kl_divergence(reference_log, engine_log).clip(min=0.0),
                 engine_log.argmax(axis=-1) == reference_log.argmax(axis=-1),
                 -engine_log[each, targets[rows]],
                 -reference_log[each, targets[rows]],

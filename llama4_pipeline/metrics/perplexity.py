@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.probabilities import log_softmax
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 
@@ -128,13 +129,6 @@ def token_losses(logits: np.ndarray, targets: np.ndarray) -> np.ndarray:
         for rows in row_blocks(*logits.shape)
     ]
     return np.concatenate(losses)
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities over the last axis, in float64: small divergences drown in float32's rounding."""
-    shifted = logits.astype(np.float64)
-    shifted -= shifted.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
 
 
 def row_blocks(rows: int, columns: int) -> Iterator[slice]:

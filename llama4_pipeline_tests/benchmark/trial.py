@@ -32,10 +32,11 @@ from llama4_pipeline.graph import quantize
 from llama4_pipeline.graph.one_stream import Precision, export_in_one_stream
 from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.validate.compare import cosine_of, kl_divergence, log_softmax
+from llama4_pipeline.graph.validate.compare import cosine_of
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 from llama4_pipeline.metrics.memory import MemoryMeter
 from llama4_pipeline.metrics.sweep import Plan, Sweep, measure_sweep
+from llama4_pipeline.probabilities import kl_divergence, log_softmax
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.engines import available_cores, open_decoder
 from llama4_pipeline.runtime.ort import OrtDecoder

@@ -6,6 +6,7 @@ import numpy as np
 
 from llama4_pipeline.graph.validate.probes import LOGITS, Probe, StepValues
 from llama4_pipeline.graph.validate.uses import Step
+from llama4_pipeline.probabilities import kl_divergence, log_softmax
 
 _TIE_MARGIN = 1e-4  # of the standard deviation of the router logits; rounding alone may turn such a choice
 _LEAST_DEVIATION = 0.1  # of the root mean square: one number, or equal ones, have none
@@ -168,17 +169,6 @@ def divergence_of_last(step: Step, expected: np.ndarray, got: np.ndarray) -> np.
 def last_tokens(step: Step) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of each row's last real token."""
     return np.arange(step.batch), np.array([row.nonzero()[0][-1] for row in step.real])
-
-
-def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Log probabilities over the last axis, float64."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def kl_divergence(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """In nats, of log probabilities over the last axis."""
-    return (np.exp(expected) * (expected - got)).sum(axis=-1)
 
 
 def chosen_experts(logits: np.ndarray, count: int) -> np.ndarray:

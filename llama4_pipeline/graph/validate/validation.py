@@ -14,7 +14,6 @@ from llama4_pipeline.graph.validate.compare import (
     StepComparison,
     Tolerance,
     divergence_of_last,
-    kl_divergence,
     last_tokens,
 )
 from llama4_pipeline.graph.validate.greedy import compare_greedy
@@ -40,6 +39,7 @@ from llama4_pipeline.graph.validate.sweep import (
 from llama4_pipeline.graph.validate.tally import Tally
 from llama4_pipeline.graph.validate.uses import Case, Step, text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.probabilities import kl_divergence
 from llama4_pipeline.progress import Progress
 
 logger = logging.getLogger(__name__)
