@@ -1,12 +1,11 @@
 """Words of any script for ROUGE, whose scorer knows a to z and digits: everything else would score 0."""
 
-import re
-
+import regex  # whose words have vowel signs and joiners in them, as those of `re` have not
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
 # Scripts without blanks between words (kana, Chinese characters, Thai to Khmer) count by character.
 _UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
+_WORD = regex.compile(rf"[{_UNSPACED}]|[^\W_{_UNSPACED}]+")
 
 
 class WordsOfAnyScript(Tokenizer):

@@ -27,3 +27,19 @@ def test_other_scripts_count(reference, half):
     scorer = RougeScorer(["rouge1"], tokenizer=WordsOfAnyScript())
     assert scorer.score(reference, reference)["rouge1"].fmeasure == 1.0
     assert scorer.score(reference, half)["rouge1"].recall == 0.5
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["दिन", "दान"],
+        ["கல்", "கால்"],
+        ["مَدرسة", "مدرسة"],
+        ["می\u200cروم", "رفتم"],
+        ["u\u0308ber", "o\u0308ber"],
+    ],
+)
+def test_vowel_signs_and_accents_belong_to_their_word(words):
+    assert WordsOfAnyScript().tokenize(" ".join(words)) == words
+    scorer = RougeScorer(["rouge1"], tokenizer=WordsOfAnyScript())
+    assert scorer.score(*words)["rouge1"].fmeasure == 0.0
