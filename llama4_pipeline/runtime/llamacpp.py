@@ -62,7 +62,8 @@ class LlamaCppDecoder:
         self._open_context(1)
 
     def reset(self) -> None:
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
+        if self._context:
+            llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self._context), True)
         self.mask = EMPTY_MASK
 
     def forward(
@@ -103,7 +104,8 @@ class LlamaCppDecoder:
         llama_cpp.llama_model_free(self._model)
 
     def _open_context(self, rows: int) -> None:
-        """Makes a cache for a batch of `rows`; llama.cpp allocates all of it at once."""
+        """Makes a cache for a batch of `rows`; llama.cpp allocates all of it at once, or there is none."""
+        self._rows = 0
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self.max_context * rows
         parameters.n_seq_max = rows

@@ -92,6 +92,20 @@ def test_what_another_library_does_with_amx_between_does_not_count(tmp_path):
     decoder.close()
 
 
+def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(tmp_path):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    before = decoder.forward(IDS)
+    decoder.reset()
+    with pytest.raises(InputError, match="cannot make a cache of 300 rows"):
+        decoder.forward(np.ones((300, 2), dtype=np.int64))
+    assert decoder.cache_bytes() == 0
+    decoder.reset()
+    np.testing.assert_array_equal(decoder.forward(IDS), before)
+    decoder.close()
+
+
 def test_another_file_is_refused(tmp_path):
     (tmp_path / "model.gguf").write_bytes(b"no GGUF")
     with pytest.raises(InputError, match=r"llama\.cpp cannot load this file"):
