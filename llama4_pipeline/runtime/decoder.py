@@ -30,6 +30,9 @@ class Decoder(Protocol):
     ) -> np.ndarray:
         """Appends tokens to the cache and returns their logits.
 
+        A call that is refused for what it was given leaves the cache as it was. A run that does not come to its end
+        leaves it empty: some layers hold its tokens by then, in a chunked layer where the chunk before stood.
+
         Args:
             input_ids: int64 [B, S], appended to the cache.
             attention_mask: int64 [B, T] over cached and new tokens, Hugging Face convention, padding on either
@@ -40,8 +43,7 @@ class Decoder(Protocol):
             float32 [B, S or kept, vocab]. Logits at padding positions mean nothing.
 
         Raises:
-            InputError: bad shapes, tokens outside the vocabulary, or more tokens than `max_context`; or no memory,
-                which leaves the cache empty.
+            InputError: bad shapes, tokens outside the vocabulary, more tokens than `max_context`, or no memory.
         """
 
     def cache_bytes(self) -> int:

@@ -17,7 +17,7 @@ from llama4_pipeline.units import format_bytes
 _FIRST_CAPACITY = 256
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether ONNX Runtime, or CUDA below it, found no room; there is no type of error for that."""
     return any(words in str(error) for words in ("Failed to allocate memory", "out of memory"))
 

@@ -80,9 +80,13 @@ class LlamaCppDecoder:
         positions = position_ids(mask, new)
         rows, columns = np.nonzero(mask[:, -new:])
         logits = np.zeros((batch, kept, self.vocab_size), dtype=np.float32)
-        for start in range(0, len(rows), _TOKENS_PER_CALL):
-            part = slice(start, start + _TOKENS_PER_CALL)
-            self._decode(input_ids, positions, rows[part], columns[part], logits)
+        try:
+            for start in range(0, len(rows), _TOKENS_PER_CALL):
+                part = slice(start, start + _TOKENS_PER_CALL)
+                self._decode(input_ids, positions, rows[part], columns[part], logits)
+        except CheckFailed:
+            self.reset()
+            raise
         self.mask = mask
         return logits
 

@@ -126,8 +126,8 @@ class OrtDecoder:
                 logits = self._run_by_row(input_ids, mask, kept, self._longest_run(slots))
             else:
                 logits = self._run(input_ids, mask, kept)
-        except Exception as error:
-            self.reset()  # the cache may be gone, a chunk overwritten
+        except BaseException as error:  # an interrupt too
+            self.reset()
             if not is_out_of_memory(error):
                 raise
             remedy = (

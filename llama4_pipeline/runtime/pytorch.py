@@ -61,14 +61,18 @@ class PyTorchDecoder:
         mask = extend_mask(
             self.mask, input_ids, attention_mask, vocab_size=self.vocab_size, max_context=self.max_context
         )
-        output = self._run(
-            input_ids=self._tensor(input_ids),
-            attention_mask=self._tensor(mask),
-            position_ids=self._tensor(position_ids(mask, input_ids.shape[1])),
-            past_key_values=self._cache,
-            logits_to_keep=logits_to_keep,
-            use_cache=True,
-        )
+        try:
+            output = self._run(
+                input_ids=self._tensor(input_ids),
+                attention_mask=self._tensor(mask),
+                position_ids=self._tensor(position_ids(mask, input_ids.shape[1])),
+                past_key_values=self._cache,
+                logits_to_keep=logits_to_keep,
+                use_cache=True,
+            )
+        except BaseException:
+            self.reset()
+            raise
         self.mask = mask
         return output.logits.float().cpu().numpy()
 

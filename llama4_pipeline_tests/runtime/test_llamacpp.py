@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.engines import open_decoder
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
@@ -12,7 +12,10 @@ from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
 pytest.importorskip("llama_cpp", reason="llama-cpp-python is in the extra llamacpp")
 
+import llama_cpp
+
 from llama4_pipeline.llama4.gguf import write_gguf
+from llama4_pipeline.runtime import llamacpp
 
 REPRESENTABLE = {
     "hidden_size": 64,
@@ -103,6 +106,23 @@ def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(tmp_pa
     assert decoder.cache_bytes() == 0
     decoder.reset()
     np.testing.assert_array_equal(decoder.forward(IDS), before)
+    decoder.close()
+
+
+def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tmp_path, monkeypatch):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    before = decoder.forward(IDS)
+    decoder.reset()
+    monkeypatch.setattr(llamacpp, "_TOKENS_PER_CALL", 50)
+    decode, results = llama_cpp.llama_decode, iter([0, 1])
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_decode", lambda *arguments: decode(*arguments) or next(results))
+        with pytest.raises(CheckFailed, match="could not decode"):
+            decoder.forward(IDS)
+    assert decoder.mask.size == 0
+    np.testing.assert_allclose(decoder.forward(IDS), before, atol=1e-4)
     decoder.close()
 
 

@@ -262,26 +262,6 @@ def test_a_cache_that_found_no_memory_is_empty(fused_graph, reference, monkeypat
     assert np.abs(decoder.forward(ids) - reference.forward(ids)).max() < TOLERANCE
 
 
-def test_a_run_that_found_no_memory_empties_the_cache(fused_graph, reference, monkeypatch):
-    decoder = OrtDecoder(fused_graph, threads=1)
-    decoder.forward(np.ones((1, 10), dtype=np.int64))
-    first_run = decoder._run
-
-    def no_second_run(*arguments):
-        monkeypatch.setattr(decoder, "_run", none_left)
-        return first_run(*arguments)
-
-    def none_left(*_):
-        raise ort_state.RuntimeException("Failed to allocate memory for requested buffer")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_run", no_second_run)
-        with pytest.raises(InputError, match=r"no memory for a run of 1 rows of 20 tokens: ask for fewer$"):
-            decoder.forward(np.ones((1, 20), dtype=np.int64))
-    ids = np.arange(1, 6)[None]
-    assert np.abs(decoder.forward(ids) - reference.forward(ids)).max() < TOLERANCE
-
-
 def test_a_device_without_memory_for_a_cache_is_named(fused_graph, monkeypatch):
     decoder = OrtDecoder(fused_graph, threads=1)
 
@@ -292,6 +272,36 @@ def test_a_device_without_memory_for_a_cache_is_named(fused_graph, monkeypatch):
     with pytest.raises(InputError, match="no memory for a KV cache"):
         decoder.forward(np.ones((1, 100), dtype=np.int64))
     assert decoder.cache_bytes() == 0
+
+
+@pytest.mark.parametrize(
+    ("ended", "told"),
+    [
+        (ort_state.RuntimeException("Failed to allocate memory"), InputError),
+        (KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(
+    graph_decoder, reference, monkeypatch, ended, told
+):
+    """What was read of it may stand where a chunked layer held the chunk before."""
+    ids = np.random.default_rng(6).integers(0, VOCAB, (1, 3 * CHUNK))
+    graph_decoder.forward(ids[:, :11])
+    run, parts = graph_decoder._run, []
+
+    def run_two_parts(*arguments):
+        logits = run(*arguments)
+        parts.append(logits)
+        if not graph_decoder._fused or len(parts) == 2:
+            raise ended
+        return logits
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph_decoder, "_run", run_two_parts)
+        with pytest.raises(told):
+            graph_decoder.forward(ids[:, 11:])
+    assert graph_decoder.mask.size == 0
+    np.testing.assert_allclose(graph_decoder.forward(ids), reference.forward(ids), atol=TOLERANCE)
 
 
 def test_a_prompt_that_no_memory_holds_is_refused(tmp_path):

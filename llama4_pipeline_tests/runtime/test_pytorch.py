@@ -21,6 +21,21 @@ def test_steps_equal_one_call_without_cache(tiny_random_checkpoint, reference):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
 
 
+def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tiny_random_checkpoint, reference):
+    decoder = open_decoder("pytorch", checkpoint=tiny_random_checkpoint, threads=1)
+    decoder.forward(IDS[:, :5])
+
+    def end(*_):
+        raise KeyboardInterrupt
+
+    hook = decoder._model.model.layers[2].register_forward_pre_hook(end)
+    with pytest.raises(KeyboardInterrupt):
+        decoder.forward(IDS[:, 5:])
+    hook.remove()
+    assert decoder.mask.size == 0
+    np.testing.assert_allclose(decoder.forward(IDS), reference.forward(IDS), atol=2e-5)
+
+
 @pytest.mark.slow
 def test_compiled_is_the_same_function(tiny_random_checkpoint, reference):
     compiled = open_decoder("torch-compile", checkpoint=tiny_random_checkpoint)
