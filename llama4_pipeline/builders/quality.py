@@ -48,7 +48,7 @@ def with_quality(
     """
     if not parameters["trained"] or measurement.unavailable:
         return measurement
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph
     from llama4_pipeline.runtime.engines import open_decoder
 
@@ -62,5 +62,6 @@ def with_quality(
         full = None
         if dtype != "float32":
             full = open_decoder("pytorch", checkpoint=checkpoint, device=device)
-        quality = evaluate(judged, load_tokenizer(checkpoint), data, full)
+        tokenizer, stop_tokens = load_tokenizer(checkpoint), read_stop_tokens(checkpoint)
+        quality = evaluate(judged, tokenizer, data, full, stop_tokens=stop_tokens)
     return measurement.model_copy(update={name: getattr(quality, name) for name in FIGURES})

@@ -76,16 +76,16 @@ def evaluate_graph(
     Raises:
         InputError, CheckFailed: as in `evaluate`.
     """
-    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.metrics.expert_changes import ReferenceRouting
     from llama4_pipeline.runtime.engines import open_decoder
 
-    tokenizer = load_tokenizer(graph)
+    tokenizer, stop_tokens = load_tokenizer(graph), read_stop_tokens(graph)
     judged = open_decoder("onnxruntime", graph=graph, threads=threads, device=device)
     if checkpoint is None:
-        return evaluate(judged, tokenizer, data)
+        return evaluate(judged, tokenizer, data, stop_tokens=stop_tokens)
     original = open_decoder("pytorch", checkpoint=checkpoint, threads=threads, device=device)
-    quality = evaluate(judged, tokenizer, data, original)
+    quality = evaluate(judged, tokenizer, data, original, stop_tokens=stop_tokens)
     judged.close()
     original.close()
     documents = text_documents(tokenizer, data)
@@ -103,6 +103,7 @@ def evaluate(
     *,
     context: int | None = None,
     stride: int | None = None,
+    stop_tokens: Sequence[int] = (),
 ) -> QualityResult:
     """Measures everything that the data allows.
 
@@ -113,6 +114,7 @@ def evaluate(
             text file is one document.
         reference: the engine to compare with; without it there is no divergence.
         context, stride: of the perplexity's windows, as in `measure_perplexity`.
+        stop_tokens: what ends an answer beside the tokenizer's end-of-text token.
 
     Raises:
         InputError: bad data, named by line; a text or a prompt that does not fit the decoder.
@@ -127,10 +129,10 @@ def evaluate(
         figures |= _text_figures(decoder, reference, documents, context, stride)
     if summaries:
         figures["summaries"] = len(summaries)
-        for name, score in summary_rouge(decoder, tokenizer, summaries).items():
+        for name, score in summary_rouge(decoder, tokenizer, summaries, stop_tokens=stop_tokens).items():
             figures |= {name: score.mean, f"{name}_stderr": score.stderr}
     if classifications:
-        accuracy = classification_accuracy(decoder, tokenizer, classifications)
+        accuracy = classification_accuracy(decoder, tokenizer, classifications, stop_tokens=stop_tokens)
         figures |= {
             "classifications": accuracy.samples,
             "accuracy": accuracy.mean,

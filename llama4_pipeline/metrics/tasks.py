@@ -43,6 +43,7 @@ def classification_accuracy(
     tokenizer: "PreTrainedTokenizerBase",
     samples: Sequence[ClassifySample],
     *,
+    stop_tokens: Sequence[int] = (),
     batch_size: int = 8,
 ) -> Score:
     """Share of samples whose greedy continuation begins with the right choice (letter case and blanks aside).
@@ -56,7 +57,12 @@ def classification_accuracy(
     )
     prompts = [sample.prompt for sample in samples]
     texts = greedy_continuations(
-        decoder, tokenizer, prompts, max_new_tokens=longest + 2, batch_size=batch_size
+        decoder,
+        tokenizer,
+        prompts,
+        max_new_tokens=longest + 2,
+        stop_tokens=stop_tokens,
+        batch_size=batch_size,
     )
     return Score.of(
         [
@@ -72,6 +78,7 @@ def summary_rouge(
     samples: Sequence[SummariseSample],
     *,
     max_new_tokens: int = 48,
+    stop_tokens: Sequence[int] = (),
     batch_size: int = 8,
 ) -> dict[str, Score]:
     """ROUGE-1, ROUGE-2 and ROUGE-L F-measure (0 to 1, stemmed) of greedy summaries, by the scorer's names.
@@ -80,7 +87,12 @@ def summary_rouge(
     """
     prompts = [sample.prompt for sample in samples]
     texts = greedy_continuations(
-        decoder, tokenizer, prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
+        decoder,
+        tokenizer,
+        prompts,
+        max_new_tokens=max_new_tokens,
+        stop_tokens=stop_tokens,
+        batch_size=batch_size,
     )
     scorer = RougeScorer(_ROUGE, tokenizer=WordsOfAnyScript())
     scores = [
@@ -103,9 +115,18 @@ def greedy_continuations(
     prompts: Sequence[str],
     *,
     max_new_tokens: int,
+    stop_tokens: Sequence[int] = (),
     batch_size: int = 8,
 ) -> list[str]:
-    """Continues prompts greedily, in left-padded batches of similar length, up to the end-of-text token.
+    """Continues prompts greedily, in left-padded batches of similar length, up to a token that ends a text.
+
+    Args:
+        decoder: the engine; its cache is emptied.
+        tokenizer: of the model.
+        prompts: texts of at least one token.
+        max_new_tokens: of each prompt at most.
+        stop_tokens: what ends a text beside the tokenizer's end-of-text token.
+        batch_size: rows at once.
 
     Returns:
         The new text of each prompt, in the order of the prompts.
@@ -121,7 +142,8 @@ def greedy_continuations(
                 f"not fit the {decoder.max_context} tokens of {decoder.engine}: shorten it, or give "
                 f"the graph, or the model in the catalog, a longer context"
             )
-    stop_tokens = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+    if tokenizer.eos_token_id is not None:
+        stop_tokens = (*stop_tokens, tokenizer.eos_token_id)
     continued: list[list[int]] = [[]] * len(prompts)
     with Progress("tasks", total=len(prompts), unit="prompts") as progress:
         for rows in _batches_of_similar_length(encoded, batch_size):

@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
-from llama4_pipeline.llama4.tokenizer import load_tokenizer
+from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
 from llama4_pipeline.metadata import MAX_CONTEXT_KEY
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
 from llama4_pipeline.metrics.expert_changes import ReferenceRouting
@@ -72,7 +72,7 @@ def compare_methods(
         quantize: writes the graph of (precision, method) into an empty directory.
         scratch: where a quantized graph stands while it is judged, and what PyTorch said of the text.
     """
-    tokenizer = load_tokenizer(checkpoint)
+    tokenizer, stop_tokens = load_tokenizer(checkpoint), read_stop_tokens(checkpoint)
     max_context = int(load_graph(graph).metadata_props[MAX_CONTEXT_KEY])
     routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data), max_context)
     reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint), scratch)
@@ -80,7 +80,7 @@ def compare_methods(
     def judge(precision: str, method: str, directory: Path) -> MethodResult:
         decoder = open_decoder("onnxruntime", graph=directory)
         before = _decode_latency_ms(decoder)
-        quality = evaluate(decoder, tokenizer, data, reference)
+        quality = evaluate(decoder, tokenizer, data, reference, stop_tokens=stop_tokens)
         latency = min(before, _decode_latency_ms(decoder))  # what else the machine does only adds
         decoder.close()
         share = routing.change_share(directory)

@@ -11,6 +11,7 @@ from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.divergence import measure_divergence
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, evaluate_graph
 from llama4_pipeline.metrics.perplexity import measure_perplexity
+from llama4_pipeline.metrics.tasks import greedy_continuations
 
 _TEXTS = [" ".join(f"w{60 + number % 71}" for number in range(start, 9 * start, 3)) for start in (10, 31)]
 _TASKS = [
@@ -60,6 +61,19 @@ def test_a_bad_row_is_named_by_line(decoder, tokenizer, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "w60 w61"}\n{"txt": "w60"}\n')
     with pytest.raises(InputError, match="line 2"):
         evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
+
+
+def test_a_summary_ends_at_every_token_that_ends_a_text_of_the_model(
+    tiny_random_checkpoint, tmp_path, decoder, tokenizer
+):
+    [text] = greedy_continuations(decoder, tokenizer, ["w60 w61"], max_new_tokens=8)
+    title, end, _ = text.split(maxsplit=2)
+    assert title != end
+    export_graph(Checkpoint.open(tiny_random_checkpoint), tmp_path, max_context=128)
+    settings = {"eos_token_id": [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(end)]}
+    (tmp_path / "generation_config.json").write_text(json.dumps(settings))
+    write_samples([SummariseSample("w60 w61", title)], tmp_path / "data.jsonl")
+    assert evaluate_graph(tmp_path, tmp_path / "data.jsonl").rouge1 == 1.0
 
 
 def test_a_graph_is_judged_with_one_model_of_pytorch_in_memory(
