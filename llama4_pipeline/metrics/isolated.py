@@ -134,6 +134,7 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        errors="replace",
         env=_environment(),
         preexec_fn=partial(_end_with, os.getpid()),
     )

@@ -78,6 +78,11 @@ def test_a_process_that_takes_too_long_is_ended():
         last_line(["sleep", "60"], "sleep", limit_seconds=1)
 
 
+def test_words_that_are_no_text_hold_nothing_up():
+    code = r"import sys; sys.stderr.buffer.write(b'caf\xe9\n' * 100_000); print('done')"
+    assert last_line([sys.executable, "-c", code], "child", limit_seconds=20) == "done"
+
+
 @pytest.mark.parametrize("own", ["", "glibc.malloc.arena_max=2"])
 def test_the_other_process_asks_for_huge_pages_beside_what_the_user_set(monkeypatch, own):
     monkeypatch.setenv("GLIBC_TUNABLES", own)
