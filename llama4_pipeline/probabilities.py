@@ -11,5 +11,8 @@ def log_softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def kl_divergence(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
-    """KL(expected || got) in nats, of log probabilities over the last axis."""
-    return (np.exp(expected) * (expected - got)).sum(axis=-1)
+    """KL(expected || got) in nats, of log probabilities over the last axis; what `expected` rules out adds nothing."""
+    probability = np.exp(expected)
+    with np.errstate(invalid="ignore"):
+        terms = probability * (expected - got)
+    return np.where(probability == 0, 0.0, terms).sum(axis=-1)

@@ -6,7 +6,6 @@ the ratio of the two perplexities, whose standard error is that of the paired di
 that of either alone).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -118,7 +117,8 @@ def _summarize(windows: Sequence[_Tokens]) -> Divergence:
     losses = np.concatenate([window.losses for window in windows])
     reference_losses = np.concatenate([window.reference_losses for window in windows])
     differences = losses - reference_losses
-    ratio = math.exp(float(differences.mean()))
+    with np.errstate(over="ignore"):  # a broken model's is infinite
+        ratio = float(np.exp(differences.mean()))
     return Divergence(
         mean=float(divergence.mean()),
         stderr=standard_error(divergence),

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -58,3 +60,40 @@ def test_another_vocabulary_is_refused(decoder, disturbed):
     disturbed.vocab_size = 132
     with pytest.raises(InputError, match="vocabularies differ"):
         measure_divergence(disturbed, decoder, _DOCUMENTS)
+
+
+class _Altered:
+    """Says what a decoder does, with its logits altered."""
+
+    def __init__(self, decoder, alter):
+        self._decoder, self._alter = decoder, alter
+
+    def __getattr__(self, name):
+        return getattr(self._decoder, name)
+
+    def forward(self, *arguments, **keywords):
+        return self._alter(self._decoder.forward(*arguments, **keywords))
+
+
+def _without_token_7(logits):
+    return np.where(np.arange(logits.shape[-1]) == 7, np.float32(-np.inf), logits)
+
+
+def test_a_token_that_cannot_come_adds_nothing_to_the_divergence(decoder, disturbed):
+    documents = [document[document != 7] for document in _DOCUMENTS]
+    ruled_out = measure_divergence(
+        _Altered(disturbed, _without_token_7), _Altered(decoder, _without_token_7), documents
+    )
+    nearly = measure_divergence(
+        _Altered(disturbed, lambda logits: _without_token_7(logits).clip(min=-1000)),
+        _Altered(decoder, lambda logits: _without_token_7(logits).clip(min=-1000)),
+        documents,
+    )
+    assert ruled_out.mean == pytest.approx(nearly.mean)
+    assert ruled_out.maximum == pytest.approx(nearly.maximum)
+
+
+def test_a_loss_beyond_every_perplexity_makes_an_infinite_ratio(decoder, disturbed):
+    measured = measure_divergence(_Altered(disturbed, lambda logits: 1e4 * logits), decoder, _DOCUMENTS)
+    assert measured.perplexity.value == measured.perplexity_ratio == math.inf
+    assert 1000 < measured.mean < math.inf
