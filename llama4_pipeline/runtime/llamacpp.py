@@ -97,7 +97,8 @@ class LlamaCppDecoder:
         heads = llama_cpp.llama_model_n_head_kv(self._model)
         element_bytes = 4 if self._exact else 2
         per_token = 2 * llama_cpp.llama_model_n_layer(self._model) * heads * width * element_bytes
-        return self._rows * self.max_context * per_token
+        slots = llama_cpp.llama_n_ctx(self._context) if self._context else 0  # more than was asked for
+        return slots * per_token
 
     def providers(self) -> dict[str, int]:
         return {"llama.cpp": 0}

@@ -74,9 +74,8 @@ def test_context_is_what_the_file_promises(tmp_path):
     write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
     decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
     decoder.forward(np.ones((2, 300), dtype=np.int64), logits_to_keep=1)
-    assert (
-        decoder.cache_bytes() == 2 * 300 * 4 * 2 * 2 * 16 * 2
-    )  # rows, tokens, layers, K and V, heads, width, f16
+    # Rows, slots (llama.cpp rounds 300 tokens up), layers, K and V, heads, width, f16.
+    assert decoder.cache_bytes() == 2 * 512 * 4 * 2 * 2 * 16 * 2
     with pytest.raises(InputError, match="301 tokens do not fit"):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
     decoder.close()
