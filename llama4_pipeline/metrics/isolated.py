@@ -100,11 +100,9 @@ def measure_isolated(request: BenchRequest) -> Measurement:
     """
     if missing := find_engine(request.engine).missing(request.device):
         logger.warning("%s is left out: %s", request.engine, missing)
-        return request.unavailable(missing)
+        return request.unavailable(missing, _facts(request) if request.graph else None)
     if (weights := _weights_in_memory(request)) > (free := room(Path.cwd()).memory_bytes):
-        from llama4_pipeline.metrics.bench import engine_facts
-
-        facts = engine_facts(request.engine, request.graph or Path(str(request.checkpoint)), request.dtype)
+        facts = _facts(request)
         short = f"its weights take {format_bytes(weights)}, {format_bytes(free)} of memory are free"
         logger.warning("%s is left out: %s", facts.title, short)
         return request.unavailable(short, facts).model_copy(update={"short_of_memory_bytes": weights})
@@ -183,6 +181,12 @@ def _end_with(parent: int) -> None:
 def _environment() -> dict[str, str]:
     tunables = [value for value in (os.environ.get("GLIBC_TUNABLES"), _HUGE_PAGES) if value]
     return os.environ | {"GLIBC_TUNABLES": ":".join(tunables)}
+
+
+def _facts(request: BenchRequest) -> "Facts":
+    from llama4_pipeline.metrics.bench import engine_facts
+
+    return engine_facts(request.engine, request.graph or Path(str(request.checkpoint)), request.dtype)
 
 
 def _weights_in_memory(request: BenchRequest) -> int:

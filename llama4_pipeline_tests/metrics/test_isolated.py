@@ -10,8 +10,10 @@ import pytest
 
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.errors import CheckFailed
-from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline.graph.one_stream import export_in_one_stream
+from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 from llama4_pipeline.metrics.isolated import BenchRequest, last_line, measure_isolated
+from llama4_pipeline.runtime import engines
 
 
 def request(checkpoint: Path, **fields) -> BenchRequest:
@@ -33,6 +35,18 @@ def test_an_engine_that_is_missing_is_a_row_with_the_reason(tiny_random_checkpoi
     assert row.engine == "TensorRT-LLM"
     assert "not installed" in row.unavailable
     assert row.decode_latency_ms is None
+
+
+def test_a_graph_that_cannot_run_here_keeps_its_name(tiny_random_checkpoint, tmp_path, monkeypatch):
+    export_in_one_stream(
+        Checkpoint.open(tiny_random_checkpoint), tmp_path, form="fused", precision="int8", max_context=64
+    )
+    monkeypatch.setattr(engines, "first_gpu", lambda: None)
+    row = measure_isolated(
+        BenchRequest(engine="onnxruntime", model="tiny", graph=tmp_path, dtype="float16", device="cuda")
+    )
+    assert "no NVIDIA GPU" in row.unavailable
+    assert (row.engine, row.precision) == ("ONNX Runtime INT8", "int8")
 
 
 def test_a_model_that_does_not_fit_is_a_row_with_the_figures(tmp_path):
