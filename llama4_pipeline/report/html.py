@@ -51,6 +51,7 @@ def render_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["number"] = format_number
     return environment.get_template("page.html").render(
         model=measurements[0].model,
         rows=[(row, row_color(place)) for place, row in enumerate(rows)],

@@ -3,6 +3,7 @@ import re
 from html.parser import HTMLParser
 
 from llama4_pipeline.report.html import render_page
+from llama4_pipeline_tests.report.conftest import invent
 
 
 def _page(measurements, **changes):
@@ -53,6 +54,14 @@ def test_it_holds_table_plots_machine_claims_and_command(measurements):
     ):
         assert text in page
     assert "llama4-pipeline run --model tiny" in page
+
+
+def test_a_slow_model_has_its_milliseconds_written_out():
+    slow = [
+        invent("PyTorch eager", "float32", 43_200.0, 480_000_000),
+        invent("ONNX Runtime INT4", "int4", 1240.0, 73_000_000),
+    ]
+    assert "ONNX Runtime INT4 is the fastest here: 1,240 ms per token" in _page(slow)
 
 
 def test_random_weights_are_announced(measurements):
