@@ -17,6 +17,7 @@ _CGROUP_FILES = (  # (limit, usage) of version 2 and version 1
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 _CGROUPS = Path("/sys/fs/cgroup")
+_OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,12 @@ def require(what: str, needs: Needs, directory: Path, *, on_gpu: bool = False) -
 def _left_of_cgroup() -> int:
     """What the control groups of this process leave it; page cache counts as used there but gives way."""
     left = psutil.virtual_memory().total
-    for line in Path("/proc/self/cgroup").read_text().splitlines() if _CGROUPS.is_dir() else []:
+    for line in _OWN_CGROUPS.read_text().splitlines() if _CGROUPS.is_dir() else []:
         _, controllers, path = line.split(":", 2)
         mount = _CGROUPS / controllers if controllers else _CGROUPS
+        own = mount / path.lstrip("/")
         for limit_file, usage_file in _CGROUP_FILES:
-            for group in (mount / path.lstrip("/"), mount):
+            for group in (own, *(each for each in own.parents if each.is_relative_to(mount))):
                 limit = _number(group / limit_file)
                 used = _number(group / usage_file)
                 if limit is not None and used is not None:

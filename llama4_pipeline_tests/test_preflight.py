@@ -57,3 +57,18 @@ def test_a_limit_on_the_process_counts(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_DATA)[0] != limit
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert int(printed) < limit
+
+
+@pytest.mark.parametrize("limited", ["job_7", "job_7/step_0/task_0"])
+def test_a_limit_on_any_group_above_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limited: str
+) -> None:
+    """A scheduler limits a job, and what it starts runs in groups below."""
+    (tmp_path / "job_7" / "step_0" / "task_0").mkdir(parents=True)
+    (tmp_path / limited / "memory.max").write_text("1000000\n")
+    (tmp_path / limited / "memory.current").write_text("1000\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/job_7/step_0/task_0\n")
+    monkeypatch.setattr(preflight, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(preflight, "_OWN_CGROUPS", own)
+    assert room(tmp_path).memory_bytes == 999_000
