@@ -95,5 +95,7 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
 def _over_cache(decoder: Decoder, new_mask: np.ndarray | None) -> np.ndarray | None:
     if new_mask is None:
         return None
-    past = decoder.mask if decoder.mask.size else np.zeros((len(new_mask), 0), dtype=np.int64)
+    past = decoder.mask
+    if len(past) != len(new_mask):  # nothing, or another batch, which `forward` refuses
+        past = np.zeros((len(new_mask), 0), dtype=np.int64)
     return np.concatenate([past, new_mask], axis=1)

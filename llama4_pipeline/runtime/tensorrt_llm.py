@@ -71,7 +71,9 @@ class TensorRtLlmDecoder:
         seed: int,
     ) -> Iterator[np.ndarray]:
         new = np.ones_like(input_ids) if attention_mask is None else attention_mask
-        self._append(input_ids, np.concatenate([self.mask, new], axis=1) if self.mask.size else new)
+        if len(self.mask) == len(new):
+            new = np.concatenate([self.mask, new], axis=1)
+        self._append(input_ids, new)
         parameters = self._parameters(max_new_tokens, sampling, stop_tokens, seed)
         streams = [self._llm.generate_async(list(row), parameters, streaming=True) for row in self._rows]
         steps = [_tokens(stream) for stream in streams]

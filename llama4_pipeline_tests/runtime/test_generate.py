@@ -93,6 +93,10 @@ def test_bad_prompts_are_named(decoder):
         next(generate(decoder, np.array([[1, 2]]), np.array([[1, 0]]), max_new_tokens=1))
     with pytest.raises(InputError, match="shape"):
         next(generate(decoder, np.array([[1, 2]]), np.array([[1]]), max_new_tokens=1))
+    decoder.forward(np.array([[1, 2], [3, 4]]))
+    with pytest.raises(InputError, match=r"holds 2 rows and the input 1; call reset\(\)"):
+        next(generate(decoder, np.array([[1, 2]]), np.array([[0, 1]]), max_new_tokens=1))
+    decoder.reset()
     empty = np.zeros((1, 0), dtype=np.int64)
     for mask in (None, empty):
         with pytest.raises(InputError, match=r"input_ids has shape \[1, 0\]; give .* at least one token"):
