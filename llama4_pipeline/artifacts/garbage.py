@@ -1,5 +1,6 @@
 """Removal of what the store no longer needs."""
 
+import re
 import shutil
 import uuid
 from dataclasses import dataclass
@@ -7,6 +8,7 @@ from pathlib import Path
 
 SCRATCH = ".scratch-"
 DISCARDED = ".discarded-"
+_OF_A_KEY = re.compile(rf"({re.escape(SCRATCH)}|{re.escape(DISCARDED)})?[0-9a-f]{{16}}(-.*)?")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ def remove(entry: Path) -> None:
         shutil.rmtree(doomed)
     else:
         doomed.unlink()
+
+
+def is_ours(entry: Path) -> bool:
+    """Whether an entry has a name that the store gives: its root may hold what others keep there."""
+    return _OF_A_KEY.fullmatch(entry.name) is not None
 
 
 def discarded_name(entry: Path) -> Path:

@@ -188,6 +188,16 @@ def test_garbage_is_old_and_not_latest(here: SharedStore, monkeypatch: pytest.Mo
     assert here.verify() == {} and files_of(newer)
 
 
+def test_what_others_keep_below_the_url_is_left_alone(
+    here: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_store, "_SPARED", timedelta(0))
+    here.get_or_make(recipe(), writes("one"))
+    Objects(here.place).write("web/shop/v1/manifest.json", b"irreplaceable")
+    assert here.verify() == {} and here.collect_garbage().artifacts == 0
+    assert Objects(here.place).read("web/shop/v1/manifest.json") == b"irreplaceable"
+
+
 def test_what_this_machine_gets_back_is_counted(here: SharedStore) -> None:
     here.get_or_make(recipe(code_version="old"), writes("x" * 1000))
     here.get_or_make(recipe(code_version="new"), writes("one"))

@@ -224,12 +224,23 @@ def test_garbage_is_what_is_not_latest(store: Store) -> None:
         return {}
 
     store.get_or_make(recipe(code_version="new"), link)
-    leftover = shared.directory.with_name(".scratch-0123-dead")
+    leftover = shared.directory.with_name(f".scratch-{'0123' * 4}-dead")
     leftover.mkdir()
     (leftover / "half").write_text("half")
     gone = len("graph") + len("half") + (shared.directory / "manifest.json").stat().st_size
     assert store.collect_garbage() == Freed(artifacts=1, bytes=gone), "the linked weights live on"
     assert [artifact.manifest.recipe.code_version for artifact in store.artifacts()] == ["new"]
+
+
+def test_what_others_keep_in_the_place_of_the_artifacts_is_left_alone(store: Store) -> None:
+    made(store, recipe())
+    theirs = [store.root / name for name in ("photos/2024/sea.jpg", "my photos/at the sea/all/1.jpg")]
+    for file in theirs:
+        file.parent.mkdir(parents=True)
+        file.write_text("irreplaceable")
+    assert store.verify() == {} and len(list(store.artifacts())) == 1
+    assert store.collect_garbage() == Freed(0, 0)
+    assert all(file.read_text() == "irreplaceable" for file in theirs)
 
 
 def test_names_cannot_leave_the_store(store: Store) -> None:
