@@ -179,8 +179,10 @@ def _end_with(parent: int) -> None:
 
 
 def _environment() -> dict[str, str]:
+    """Ours, with huge pages, and with modules from where ours come, not from the directory that the user is in."""
     tunables = [value for value in (os.environ.get("GLIBC_TUNABLES"), _HUGE_PAGES) if value]
-    return os.environ | {"GLIBC_TUNABLES": ":".join(tunables)}
+    modules = {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONSAFEPATH": "1"}
+    return os.environ | modules | {"GLIBC_TUNABLES": ":".join(tunables)}
 
 
 def _facts(request: BenchRequest) -> "Facts":

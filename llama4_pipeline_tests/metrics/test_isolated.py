@@ -8,6 +8,7 @@ from threading import Timer
 import psutil
 import pytest
 
+import llama4_pipeline
 from llama4_pipeline.catalog import find_model
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.graph.one_stream import export_in_one_stream
@@ -102,3 +103,12 @@ def test_the_other_process_asks_for_huge_pages_beside_what_the_user_set(monkeypa
     monkeypatch.setenv("GLIBC_TUNABLES", own)
     said = last_line([sys.executable, "-c", "import os; print(os.environ['GLIBC_TUNABLES'])"], "tunables")
     assert said.split(":") == [*filter(None, [own]), "glibc.malloc.hugetlb=1"]
+
+
+def test_the_other_process_runs_our_code_whatever_lies_in_the_users_directory(tmp_path, monkeypatch):
+    """Another clone, say: its code would be measured, and kept under the key of ours."""
+    (tmp_path / "llama4_pipeline").mkdir()
+    (tmp_path / "llama4_pipeline" / "__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    code = "import llama4_pipeline; print(llama4_pipeline.__file__)"
+    assert last_line([sys.executable, "-c", code], "import") == llama4_pipeline.__file__
