@@ -110,7 +110,8 @@ def read(directory: str) -> pd.DataFrame:
     """
     files, base = url_to_fs(directory)
     tables = []
-    for file in sorted(files.glob(f"{base}/*.parquet")):
+    found = files.find(base, maxdepth=1)  # glob would read brackets in the path as a pattern
+    for file in sorted(name for name in found if name.endswith(".parquet")):
         try:
             tables.append(pd.read_parquet(BytesIO(files.cat_file(file))))
         except ValueError as error:  # pyarrow's own are such
