@@ -8,7 +8,8 @@ from pathlib import Path
 
 SCRATCH = ".scratch-"
 DISCARDED = ".discarded-"
-_OF_A_KEY = re.compile(rf"({re.escape(SCRATCH)}|{re.escape(DISCARDED)})?[0-9a-f]{{16}}(-.*)?")
+UNSENT = ".unsent-"
+_OF_A_KEY = re.compile(rf"({'|'.join(map(re.escape, (SCRATCH, DISCARDED, UNSENT)))})?[0-9a-f]{{16}}(-.*)?")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, discarded_name
+from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, UNSENT, discarded_name
 from llama4_pipeline.artifacts.manifest import MANIFEST, Manifest, sync, write_durably
 
 
@@ -14,8 +14,8 @@ def scratch_name(target: Path) -> Path:
 
 
 def lock_of(entry: Path, root: Path) -> Path:
-    """The lock file of an artifact, and of the scratch and discarded entries of the same key."""
-    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).split("-")[0]
+    """The lock file of an artifact, and of the other entries of the same key."""
+    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).removeprefix(UNSENT).split("-")[0]
     return root / ".locks" / entry.parent.relative_to(root) / key
 
 

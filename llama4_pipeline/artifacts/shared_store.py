@@ -31,7 +31,7 @@ from llama4_pipeline.artifacts.artifact import (
     damage_of_manifest,
     open_artifact,
 )
-from llama4_pipeline.artifacts.garbage import Freed, is_ours, remove
+from llama4_pipeline.artifacts.garbage import UNSENT, Freed, is_ours, remove
 from llama4_pipeline.artifacts.lease import lease
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, file_sha256, is_unchanged
@@ -230,7 +230,7 @@ class SharedStore(Store):
     def _unsent(self, recipe: Recipe) -> Path:
         """A file that is there until what this machine made is uploaded: it need not be made again then."""
         directory = self._directory(recipe)
-        return directory.with_name(f".unsent-{directory.name}")
+        return directory.with_name(f"{UNSENT}{directory.name}")
 
     def _read_pointer(self, pointer: Path) -> bytes | None:
         return self._objects.read(pointer.relative_to(self.root).as_posix())

@@ -129,6 +129,31 @@ def test_what_could_not_be_uploaded_is_uploaded_later(
     assert was_made, "what was uploaded once and is deleted there is made again"
 
 
+def test_what_is_being_uploaded_is_not_collected(here: SharedStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    upload = Objects.upload
+
+    def collects(objects: Objects, file: Path, name: str) -> None:
+        assert here.collect_garbage().artifacts == 0
+        upload(objects, file, name)
+
+    monkeypatch.setattr(Objects, "upload", collects)
+    _, was_made = here.get_or_make(recipe(), writes("one"))
+    assert was_made and here.verify() == {}
+
+
+def test_what_was_never_uploaded_is_collected_with_its_mark(
+    here: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(objects: Objects, file: Path, name: str) -> None:
+        raise OSError("the token has expired")
+
+    monkeypatch.setattr(Objects, "upload", breaks)
+    with pytest.raises(OSError, match="the token has expired"):
+        here.get_or_make(recipe(), writes("one"))
+    here.collect_garbage()
+    assert list((here.root / "tiny" / "exported_graph").iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [None, b"o"])
 def test_damage_is_seen_named_and_repaired(here: SharedStore, content: bytes | None) -> None:
     artifact, _ = here.get_or_make(recipe(), writes("one"))
