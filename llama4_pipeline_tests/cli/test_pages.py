@@ -2,11 +2,13 @@
 
 import os
 import platform
+import signal
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -66,6 +68,35 @@ def test_the_ui_is_served_to_this_machine_unless_asked() -> None:
 
     assert commands().count("127.0.0.1") == 2
     assert "0.0.0.0" in commands("UI_HOST=0.0.0.0")
+
+
+def test_an_interrupted_ui_leaves_no_server_of_reports(tmp_path: Path) -> None:
+    """Ctrl-C reaches every process of the terminal, but a shell has what it starts in the background ignore it."""
+    programs = {
+        "llama4-pipeline": "exec sleep 600",
+        "dagster": 'sleep 600 & trap "kill $!; exit" INT; echo up; wait',
+    }
+    for name, script in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    process = subprocess.Popen(
+        ["make", "-o", "setup", "ui", f"BIN={tmp_path}"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        assert process.stdout is not None and "up\n" in process.stdout
+        family = psutil.Process(process.pid).children(recursive=True)
+        os.killpg(process.pid, signal.SIGINT)
+        _, left = psutil.wait_procs(family, timeout=10)
+        assert [" ".join(each.cmdline()) for each in left] == []
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=30)
 
 
 @pytest.mark.parametrize(
