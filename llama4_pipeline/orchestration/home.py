@@ -5,8 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dagster as dg
+
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint_directory import one_line
 
 _HOME_VARIABLE = "DAGSTER_HOME"
 _SETTINGS_FILE = "dagster.yaml"
@@ -45,6 +48,21 @@ def dagster_home() -> Iterator[Path]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def open_instance(home: Path) -> dg.DagsterInstance:
+    """The instance of a home that `dagster_home` made sure of.
+
+    Raises:
+        InputError: Its dagster.yaml is wrong, or the storage that it names cannot be used.
+    """
+    try:
+        return dg.DagsterInstance.get()
+    except Exception as error:  # each storage has its own
+        raise InputError(
+            f"the Dagster home {home} cannot be opened ({one_line(error)}): put its {_SETTINGS_FILE} right, or set "
+            "DAGSTER_HOME to another directory"
+        ) from error
 
 
 def _home() -> Path:

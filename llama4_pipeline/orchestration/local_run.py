@@ -15,7 +15,7 @@ import dagster as dg
 
 from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.catalog import find_model
-from llama4_pipeline.orchestration.home import dagster_home
+from llama4_pipeline.orchestration.home import dagster_home, open_instance
 from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
 from llama4_pipeline.progress import terminal_kept
 
@@ -52,11 +52,11 @@ def run_pipeline(model: str) -> PipelineRun:
         model: Name in the catalog.
 
     Raises:
-        InputError: No such model, a bad source, or a bad $DAGSTER_HOME.
+        InputError: No such model, a bad source, or a Dagster home that cannot be used.
         CheckFailed: A graph does not match PyTorch, or a measurement died; what was built before stays.
     """
     find_model(model)
-    with dagster_home(), dg.DagsterInstance.get() as instance, _plain_messages(), terminal_kept():
+    with dagster_home() as home, open_instance(home) as instance, _plain_messages(), terminal_kept():
         from llama4_pipeline.definitions import defs
 
         for run_id in close_dead_runs(instance):

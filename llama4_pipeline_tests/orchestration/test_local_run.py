@@ -89,6 +89,24 @@ def test_a_wrong_source_fails_with_its_own_error(tmp_path: Path, monkeypatch: py
         run_pipeline("tiny")
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ("telemetry: [", "line 1, column 13"),
+        ("telemetri: {enabled: false}", 'unexpected config entry "telemetri"'),
+        ("storage: {postgres: {postgres_url: {env: NOT_SET}}}", "dagster_postgres|NOT_SET"),
+        ("storage: {sqlite: {base_dir: /proc/nowhere}}", "/proc/nowhere"),
+    ],
+)
+def test_a_home_that_cannot_be_opened_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, says: str
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(settings)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    with pytest.raises(InputError, match=rf"home {tmp_path} cannot be opened \(.*({says}).*DAGSTER_HOME to"):
+        run_pipeline("tiny")
+
+
 @pytest.mark.timeout(900)
 def test_a_run_makes_every_stage(whole: Whole) -> None:
     assert {each["stage"]: each["why"] for each in whole.stages} == dict.fromkeys(STAGES, "never built")
