@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llama4_pipeline.errors import InputError
@@ -41,6 +41,21 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
     descriptor = _open(path)
     try:
         yield _try(descriptor, fcntl.LOCK_EX)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def exclusive_directory(path: Path) -> Iterator[None]:
+    """Holds a directory itself alone, without a file in it; waits as long as it takes.
+
+    Where the file system locks no directories, as NFS, it holds nothing.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from llama4_pipeline.artifacts import locks
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint_directory import one_line
@@ -53,11 +54,14 @@ def dagster_home() -> Iterator[Path]:
 def open_instance(home: Path) -> dg.DagsterInstance:
     """The instance of a home that `dagster_home` made sure of.
 
+    The first to open a home makes its databases, which Dagster does wrong in two processes at once: one waits here.
+
     Raises:
         InputError: Its dagster.yaml is wrong, or the storage that it names cannot be used.
     """
     try:
-        return dg.DagsterInstance.get()
+        with locks.exclusive_directory(home):
+            return dg.DagsterInstance.get()
     except Exception as error:  # each storage has its own
         raise InputError(
             f"the Dagster home {home} cannot be opened ({one_line(error)}): put its {_SETTINGS_FILE} right, or set "

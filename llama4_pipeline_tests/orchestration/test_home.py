@@ -1,14 +1,18 @@
 """Which Dagster home and which store a command uses."""
 
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.orchestration.home import dagster_home
+from llama4_pipeline.orchestration.home import dagster_home, open_instance
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,6 +43,24 @@ def test_a_directory_with_settings_is_a_home(tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text("")
     with dagster_home() as home:
         assert home == tmp_path
+
+
+def test_two_commands_open_a_home_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    making = threading.Lock()
+
+    def makes_databases() -> bool:
+        alone = making.acquire(blocking=False)
+        time.sleep(0.2)
+        if alone:
+            making.release()
+        return alone
+
+    monkeypatch.setattr(dg.DagsterInstance, "get", makes_databases)
+    with ThreadPoolExecutor(2) as commands:
+        assert all(commands.map(open_instance, [tmp_path, tmp_path]))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_variable_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
