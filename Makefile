@@ -123,6 +123,7 @@ check: setup ## Check format, lint, types and the Dagster definitions
 ui: export DAGSTER_HOME ?= $(CURDIR)
 ui: export LLAMA4_PIPELINE_PAGES ?= http://$(PAGES_HOST):$(PAGES_PORT)
 ui: setup ## Serve the Dagster UI and the reports (UI_HOST=127.0.0.1 UI_PORT=3000 PAGES_PORT=3001)
+	@test -e "$$DAGSTER_HOME/dagster.yaml" || cp dagster.yaml "$$DAGSTER_HOME/"
 	$(BIN)/llama4-pipeline pages --host $(UI_HOST) --port $(PAGES_PORT) & trap "kill $$!" EXIT; trap exit INT; \
 	$(BIN)/dagster dev -w workspace.yaml -h $(UI_HOST) -p $(UI_PORT)
 

@@ -70,17 +70,31 @@ def test_the_ui_is_served_to_this_machine_unless_asked() -> None:
     assert "0.0.0.0" in commands("UI_HOST=0.0.0.0")
 
 
+def _make_ui(programs: Path, dagster: str) -> list[str]:
+    """The command `make ui`, with scripts for the programs that it starts."""
+    for name, script in {"llama4-pipeline": "exec sleep 600", "dagster": dagster}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    return ["make", "-o", "setup", "ui", f"BIN={programs}"]
+
+
+@pytest.mark.parametrize("own", [None, "telemetry: {enabled: true}\n"])
+def test_a_home_elsewhere_has_the_settings_of_the_project_unless_it_has_its_own(
+    tmp_path: Path, own: str | None
+) -> None:
+    home = tmp_path / "the home"
+    home.mkdir()
+    if own:
+        (home / "dagster.yaml").write_text(own)
+    environment = os.environ | {"DAGSTER_HOME": str(home)}
+    subprocess.run(_make_ui(tmp_path, dagster="exit 0"), cwd=ROOT, env=environment, check=True)
+    assert (home / "dagster.yaml").read_text() == (own or (ROOT / "dagster.yaml").read_text())
+
+
 def test_an_interrupted_ui_leaves_no_server_of_reports(tmp_path: Path) -> None:
     """Ctrl-C reaches every process of the terminal, but a shell has what it starts in the background ignore it."""
-    programs = {
-        "llama4-pipeline": "exec sleep 600",
-        "dagster": 'sleep 600 & trap "kill $!; exit" INT; echo up; wait',
-    }
-    for name, script in programs.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
-        (tmp_path / name).chmod(0o755)
     process = subprocess.Popen(
-        ["make", "-o", "setup", "ui", f"BIN={tmp_path}"],
+        _make_ui(tmp_path, dagster='sleep 600 & trap "kill $!; exit" INT; echo up; wait'),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
