@@ -101,7 +101,7 @@ class Store:
 
         lock = lock_of(self._directory(recipe), self.root)
         if not anew:
-            with locks.shared(lock, say_waiting):
+            with _naming_a_full_disk(recipe, self.root), locks.shared(lock, say_waiting):
                 if artifact := self.find(recipe).artifact:
                     self._set_latest(recipe)
                     return artifact, False

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from llama4_pipeline.artifacts import store as artifacts_store
 from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.artifacts.garbage import Freed
 from llama4_pipeline.artifacts.links import link_or_copy
@@ -287,6 +288,20 @@ def test_a_full_disk_is_an_input_error(store: Store, error: Exception) -> None:
 
     with pytest.raises(InputError, match=r"no space left for exported_graph in .*store gc"):
         store.get_or_make(recipe(), full)
+
+
+def test_a_full_disk_is_an_input_error_where_an_artifact_is_reused(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(store, recipe())
+    made(store, recipe(code_version="2"))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(artifacts_store, "write_durably", full)
+    with pytest.raises(InputError, match=r"no space left for exported_graph in .*store gc"):
+        store.get_or_make(recipe(), never)
 
 
 _BUILDER = """
