@@ -1,5 +1,6 @@
 """`pages`: serves the reports, so that a browser opens them from the asset's page."""
 
+from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -38,8 +39,13 @@ class _Reports(BaseHTTPRequestHandler):
     """Answers with the latest report of the model that the path names, and with nothing else of the store."""
 
     def do_GET(self) -> None:
-        models = _reports()
         name = self.path.strip("/")
+        try:
+            models = _reports()
+        except InputError as error:
+            reason = f"<!doctype html><title>No reports</title>{escape(str(error))}"
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE, reason.encode())
+            return
         if name in models:
             self._answer(HTTPStatus.OK, models[name].read_bytes())
         elif not name:

@@ -18,6 +18,7 @@ from llama4_pipeline import cli
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.artifacts.store import Store
+from llama4_pipeline.catalog import USER_CATALOG_VARIABLE
 
 ROOT = Path(__file__).parents[2]
 _COMMAND = [sys.executable, "-m", "llama4_pipeline.cli", "pages", "--port", "0"]
@@ -31,8 +32,12 @@ def server(tmp_path: Path) -> Iterator[tuple[psutil.Process, str]]:
         (out / "report.html").write_text("<!doctype html>the report of tiny")
         return {}
 
-    Store(tmp_path).get_or_make(Recipe(stage="report", model="tiny", code_version=""), make)
-    environment = os.environ | {ARTIFACTS_VARIABLE: str(tmp_path)}
+    Store(tmp_path / "store").get_or_make(Recipe(stage="report", model="tiny", code_version=""), make)
+    (tmp_path / "catalog.toml").touch()
+    environment = os.environ | {
+        ARTIFACTS_VARIABLE: str(tmp_path / "store"),
+        USER_CATALOG_VARIABLE: str(tmp_path / "catalog.toml"),
+    }
     process = subprocess.Popen(_COMMAND, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -52,6 +57,15 @@ def test_a_report_and_nothing_else_is_served_to_this_machine(server: tuple[psuti
     for path in ("mini", "tiny/report", "../tiny/report", "%2e%2e/tiny", "tiny/../../etc/passwd"):
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(f"{address}{path}")
+
+
+def test_a_catalog_that_was_broken_meanwhile_is_named(
+    server: tuple[psutil.Process, str], tmp_path: Path
+) -> None:
+    (tmp_path / "catalog.toml").write_text("[models.")
+    with pytest.raises(urllib.error.HTTPError, match="503") as answer:
+        urllib.request.urlopen(server[1])
+    assert b"catalog.toml" in answer.value.read()
 
 
 def test_a_host_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
