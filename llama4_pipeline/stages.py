@@ -21,6 +21,7 @@ Parameters = Callable[["ModelSpec", Device], dict[str, Any]]
 """The JSON values that a stage's function is called with, for a model on a device."""
 
 _RUNTIME = "onnxruntime|onnxruntime-gpu"
+_JUDGES = ("tokenizers", "rouge-score", "regex")  # shape what text is scored, and how
 _BENCH = ("llama4_pipeline.metrics.bench:bench",)
 _REVALIDATED_LENGTHS = (1, 7, 129)
 
@@ -167,7 +168,7 @@ _STAGES = (
         "What there was before the migration: transformers eager, its latency, memory and quality.",
         build="llama4_pipeline.builders.baseline:build",
         inputs=("checkpoint", "datasets"),
-        libraries=("torch", "transformers"),
+        libraries=("torch", "transformers", *_JUDGES),
         parameters=_measure,
         also_runs=_BENCH,
         measures=True,
@@ -244,7 +245,7 @@ _STAGES = (
         "What every method of quantization that the model's plan compares loses, against what its graph weighs.",
         build="llama4_pipeline.builders.tradeoff:build",
         inputs=("checkpoint", "datasets", "optimized_graph"),
-        libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
+        libraries=("torch", "transformers", *_JUDGES, "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
         parameters=_compare,
         group="quantization",
         kinds=("onnx", "onnxruntime"),
@@ -262,7 +263,7 @@ _STAGES = (
             "int8_graph",
             "int4_graph",
         ),
-        libraries=("numpy", _RUNTIME, "tensorrt-llm"),
+        libraries=("numpy", _RUNTIME, "tensorrt-llm", *_JUDGES),
         parameters=_measure,
         also_runs=_BENCH,
         measures=True,

@@ -17,7 +17,7 @@ def benchmark_table(
     table = outcome.artifact.directory / "benchmark.md"
     return materialized(
         outcome,
-        table=dg.MetadataValue.md(table.read_text()),
+        table=dg.MetadataValue.md(table.read_text(encoding="utf-8")),
         **{"dagster/row_count": outcome.artifact.facts["rows"]},
     )
 
