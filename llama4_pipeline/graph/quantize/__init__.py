@@ -5,7 +5,7 @@ on every call, a hundred times slower than level 4, which rounds activations to 
 percent of the output's range; 8-bit QMoE rounds activations at every level; zero points cost 4-bit MatMulNBits nothing
 on AVX-512 and a third more time on AVX2; QMoE takes float16 scales beside float32 activations, MatMulNBits does not.
 The pack of an 8-bit block has a sum in any case, so that zero points cost its kernel nothing (docs/performance.md). So
-level 4 is the default, and codes are symmetric but for the 8-bit products of a dense model, which gain by zero points.
+level 4 is the default, and codes are symmetric but for 8-bit products, which zero points give what half the block would.
 
 Bits go where they show. A rounded embedding is in every layer's input: in 4 bits it costs a random model of a billion
 weights more divergence than all its products. Routed experts are four fifths of that model's weights and a twentieth
@@ -56,13 +56,13 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "int8": Preset(
             experts=Scheme(bits=8, block_size=128, symmetric=True),
-            shared=Scheme(bits=8, block_size=64, symmetric=True),
-            feed_forward=Scheme(bits=8, block_size=32, symmetric=True),
-            qkv=Scheme(bits=8, block_size=32, symmetric=True),
-            attention_output=Scheme(bits=8, block_size=32, symmetric=True),
-            head=Scheme(bits=8, block_size=32, symmetric=True),
+            shared=Scheme(bits=8, block_size=64, symmetric=False),
+            feed_forward=Scheme(bits=8, block_size=32, symmetric=False),
+            qkv=Scheme(bits=8, block_size=128, symmetric=False),
+            attention_output=Scheme(bits=8, block_size=128, symmetric=False),
+            head=Scheme(bits=8, block_size=64, symmetric=False),
             looked_up=Scheme(bits=8, block_size=16, symmetric=True),
-            tied=Scheme(bits=8, block_size=32, symmetric=True),
+            tied=Scheme(bits=8, block_size=64, symmetric=False),
         ),
         "int4": Preset(
             experts=Scheme(bits=4, block_size=256, symmetric=True),
@@ -84,8 +84,6 @@ DENSE_PRESETS: Mapping[str, Preset] = MappingProxyType(
             feed_forward=Scheme(bits=8, block_size=64, symmetric=False),
             qkv=Scheme(bits=8, block_size=16, symmetric=False),
             attention_output=Scheme(bits=8, block_size=16, symmetric=False),
-            head=Scheme(bits=8, block_size=64, symmetric=False),
-            tied=Scheme(bits=8, block_size=64, symmetric=False),
         ),
         "int4": replace(
             PRESETS["int4"],
