@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import require_convertible
 from llama4_pipeline.graph.external_data import load_fused_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import Precision, preset_schemes, preset_weights
@@ -66,7 +67,7 @@ def quantize_aware(
 
     Args:
         checkpoint: what `graph` was made from; it stays as it is.
-        graph: directory of the fused float graph: its opset, its context, and which weights it stores.
+        graph: directory of the fused float32 graph: its opset, its context, and which weights it stores.
         out: directory to write.
         precision: "int8" or "int4".
         calibration: texts to learn on.
@@ -74,12 +75,14 @@ def quantize_aware(
         plan: how long and how fast; the default is for the embedded model.
 
     Raises:
-        InputError: the graph is not fused, or was made from another architecture.
+        InputError: the graph is not fused, is in float16 or quantized already or has its cache in 8 bits, or was made
+            from another architecture.
     """
     from llama4_pipeline.graph.qat.fake_quantize import initializer_name
     from llama4_pipeline.graph.qat.training import QatPlan, train_quantized
 
     float_graph = load_fused_graph(graph)
+    require_convertible(float_graph, graph)
     stored = {initializer_name(name) for name in checkpoint.architecture.checkpoint_tensors()}
     if strange := sorted({weight.name for weight in find_weights(float_graph.graph)[0]} - stored):
         raise InputError(f"{graph} has {strange[0]}, {checkpoint.directory} has not: give its own checkpoint")

@@ -1,14 +1,17 @@
 """Training under rounding brings the rounded graph nearer to the float one, and leaves through export."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.qat import quantize_aware
 from llama4_pipeline.graph.qat.training import QatPlan
 from llama4_pipeline.graph.quantize import quantize_graph
+from llama4_pipeline.graph.quantize.cache import quantize_cache
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
@@ -41,6 +44,33 @@ def test_a_graph_of_another_model_is_refused(fused_graph: Path, tmp_path: Path) 
     other = Checkpoint.open(write_random_checkpoint(tmp_path / "other", moe_layers=[0]))
     with pytest.raises(InputError, match=r"layers\.2\.feed_forward\.experts\.down_proj.*give its own"):
         quantize_aware(other, fused_graph, tmp_path / "out", precision="int4", calibration=_TEXT)
+
+
+@pytest.mark.parametrize(
+    ("convert", "says"),
+    [
+        (convert_to_float16, "converted is in float16 already: give the float32 graph"),
+        (lambda graph, out: quantize_cache(graph, out, _TEXT), "converted has its cache in 8 bits"),
+    ],
+    ids=["float16", "cache"],
+)
+def test_a_converted_graph_is_refused_since_training_would_undo_it(
+    convert: Callable[[Path, Path], object],
+    says: str,
+    checkpoint: Checkpoint,
+    fused_graph: Path,
+    tmp_path: Path,
+) -> None:
+    convert(fused_graph, tmp_path / "converted")
+    with pytest.raises(InputError, match=says):
+        quantize_aware(
+            checkpoint,
+            tmp_path / "converted",
+            tmp_path / "out",
+            precision="int4",
+            calibration=_TEXT,
+            plan=_PLAN,
+        )
 
 
 def _log_probabilities(graph: Path) -> np.ndarray:
