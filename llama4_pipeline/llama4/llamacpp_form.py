@@ -81,6 +81,8 @@ def find_form(checkpoint: "Checkpoint", max_context: int) -> LlamaCppForm:
             )
         return LlamaCppForm(gguf.MODEL_ARCH.HUNYUAN_DENSE, _theta(checkpoint))
     _check_positions(architecture, max_context)
+    if len(layers) < _NOPE_STEP:
+        raise _cannot("num_hidden_layers", f"aborts at the first token of fewer than {_NOPE_STEP} layers")
     experts = max(layer.experts for layer in layers)
     normed = any(layer.qk_norm for layer in layers)
     if experts and normed == (experts == _EXPERTS_WITHOUT_QK_NORM):

@@ -32,6 +32,7 @@ def write(tmp_path, encoding="f32", max_context=4096, **changes):
     ("key", "changes", "max_context"),
     [
         ("no_rope_layers", {"no_rope_layer_interval": 3}, 4096),
+        ("num_hidden_layers", {"num_hidden_layers": 3}, 4096),
         ("attention_chunk_size", {"attention_chunk_size": 64}, 4096),
         ("attention_chunk_size", {"attention_chunk_size": None}, 9000),
         ("floor_scale", {"floor_scale": 8}, 4096),
