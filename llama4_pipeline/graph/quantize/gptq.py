@@ -71,7 +71,7 @@ def fit_scales_to_outputs(
         sums = _block_sums(hessian[start:, block] @ steps[block], steps[start:], scheme.block_size)
         products[:, place, place:] = products[:, place:, place] = sums
     wanted = _block_sums(hessian @ weight.T, steps, scheme.block_size)
-    diagonal = products.diagonal(axis1=1, axis2=2)
+    diagonal = products.diagonal(axis1=1, axis2=2).copy()  # before it is damped
     index = np.arange(len(starts))
     products[:, index, index] += 1e-6 * diagonal.max(axis=1, keepdims=True) + np.finfo(np.float32).tiny
     fitted = np.linalg.solve(products, wanted[..., None])[..., 0]

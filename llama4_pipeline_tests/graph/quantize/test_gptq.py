@@ -94,6 +94,20 @@ def test_scales_fitted_to_outputs_are_the_least_squares_ones() -> None:
     np.testing.assert_allclose(fitted[0], expected, rtol=1e-3)
 
 
+def test_the_scale_of_a_block_whose_codes_are_all_zero_stays() -> None:
+    """Nothing says what it should be, and without one no code of the block could be fitted any more."""
+    x, scheme = _correlated(96), Scheme(4, 32, True)
+    statistics = Statistics(x.T @ x / len(x), len(x))
+    weight = np.random.default_rng(2).standard_normal((1, 96)).astype(np.float32)
+    rounded = KQuant().quantize(weight, scheme)
+    codes = rounded.codes.reshape(1, -1).T
+    codes[32:64] = scheme.middle
+    zeros = np.full(rounded.scales.shape, scheme.middle, np.uint8)
+    fitted = fit_scales_to_outputs(weight, codes, rounded.scales, zeros, scheme, statistics.damped)
+    assert fitted[0, 1] == rounded.scales[0, 1]
+    assert (fitted[0, ::2] != rounded.scales[0, ::2]).all()
+
+
 def test_inputs_that_are_always_zero_do_no_harm() -> None:
     x = _correlated(64)
     x[:, 5] = 0
