@@ -217,6 +217,8 @@ def _matched(
         if name in found:
             duplicate.add(name)
         found[name] = tensor
+    for name, tensor in found.items():  # before the names, of which a quantized checkpoint has others
+        _check_dtype(name, tensor)
     expected = architecture.checkpoint_tensors()
     head = found.pop(LM_HEAD, None) if architecture.tie_word_embeddings else None
     _refuse(
@@ -227,15 +229,18 @@ def _matched(
         duplicate,
     )
     for name, shape in expected.items():
-        _check_tensor(name, found[name], shape)
+        _check_shape(name, found[name], shape)
     if head is not None:
         _check_tied(head, found[EMBEDDING])
     return {name: found[name] for name in expected}
 
 
-def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
+def _check_shape(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> None:
     if tensor.shape != shape:
         raise InputError(f"{tensor.file}: {name} is {list(tensor.shape)}, config.json makes it {list(shape)}")
+
+
+def _check_dtype(name: str, tensor: StoredTensor) -> None:
     if tensor.dtype_name not in WEIGHT_DTYPES:
         is_wide = tensor.dtype_name == "F64"
         remedy = "store it as one of them" if is_wide else "take the checkpoint before it was quantized"
@@ -246,7 +251,7 @@ def _check_tensor(name: str, tensor: StoredTensor, shape: tuple[int, ...]) -> No
 
 def _check_tied(head: StoredTensor, embedding: StoredTensor) -> None:
     """A tied checkpoint may repeat the embedding as lm_head.weight; another matrix contradicts its config."""
-    _check_tensor(LM_HEAD, head, embedding.shape)
+    _check_shape(LM_HEAD, head, embedding.shape)
     step = max(_PIECE_BYTES // (embedding.shape[1] * 4), 1)
     pieces = (slice(first, first + step) for first in range(0, embedding.shape[0], step))
     if not all(np.array_equal(head.read(rows), embedding.read(rows)) for rows in pieces):

@@ -183,6 +183,21 @@ def test_a_wrong_shape_or_dtype_is_named(tmp_path: Path, tensors: dict[str, torc
     refused(tmp_path, f"{NORM} is I8; .*, so take the checkpoint before it was quantized")
 
 
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "U8"])
+def test_a_quantized_checkpoint_is_told_by_its_weights_and_not_by_its_scales(
+    tmp_path: Path, tensors: dict[str, torch.Tensor], dtype: str
+) -> None:
+    name = "model.layers.0.self_attn.q_proj.weight"
+    stored = {
+        "F8_E4M3": tensors[name].to(torch.float8_e4m3fn),
+        "U8": torch.zeros(64 * 48 // 2, 1, dtype=torch.uint8),  # two weights a byte
+    }
+    save_file(
+        tensors | {name: stored[dtype], f"{name}_scale": torch.ones(64, 1)}, tmp_path / "model.safetensors"
+    )
+    refused(tmp_path, f"{name} is {dtype}; .*, so take the checkpoint before it was quantized")
+
+
 def test_a_tied_checkpoint_may_repeat_the_embedding_but_not_contradict_it(
     tmp_path: Path, tensors: dict[str, torch.Tensor]
 ) -> None:
