@@ -41,11 +41,12 @@ def _losses(rows: Iterable[MethodResult]) -> Iterator[str]:
 
 
 def _half_of_rounding(plain: MethodResult, default: MethodResult) -> Iterator[str]:
-    """The default of 4 bits against plain rounding."""
-    if default.loss > LARGEST_SHARE_OF_RTN * plain.loss:
+    """The default of 4 bits against plain rounding, by divergence: of the loss a tenth is the error of its mean."""
+    divergence, rounded = default.quality.kl_divergence, plain.quality.kl_divergence
+    assert divergence is not None and rounded is not None
+    if divergence > LARGEST_SHARE_OF_RTN * rounded:
         yield (
-            f"{default.name}: perplexity {default.loss:+.3%}, at most half of what round to nearest loses "
-            f"({plain.loss:+.3%}) allowed"
+            f"{default.name}: divergence {divergence:.3g} nats, at most half of round to nearest's {rounded:.3g} allowed"
         )
 
 
