@@ -46,7 +46,7 @@ def _half_of_rounding(plain: MethodResult, default: MethodResult) -> Iterator[st
     assert divergence is not None and rounded is not None
     if divergence > LARGEST_SHARE_OF_RTN * rounded:
         yield (
-            f"{default.name}: divergence {divergence:.3g} nats, at most half of round to nearest's {rounded:.3g} allowed"
+            f"{default.name}: divergence {divergence:.3g} nats, at most half of rounding's {rounded:.3g} allowed"
         )
 
 
