@@ -9,7 +9,9 @@ from pathlib import Path
 SCRATCH = ".scratch-"
 DISCARDED = ".discarded-"
 UNSENT = ".unsent-"
-_OF_A_KEY = re.compile(rf"({'|'.join(map(re.escape, (SCRATCH, DISCARDED, UNSENT)))})?[0-9a-f]{{16}}(-.*)?")
+_OF_A_KEY = re.compile(
+    rf"(?:{'|'.join(map(re.escape, (SCRATCH, DISCARDED, UNSENT)))})?(?P<key>[0-9a-f]{{16}})(?:-.*)?"
+)
 
 
 @dataclass(frozen=True)
@@ -41,9 +43,10 @@ def remove(entry: Path) -> None:
         doomed.unlink()
 
 
-def is_ours(entry: Path) -> bool:
-    """Whether an entry has a name that the store gives: its root may hold what others keep there."""
-    return _OF_A_KEY.fullmatch(entry.name) is not None
+def key_of(entry: Path) -> str | None:
+    """The key of an artifact, or of what stands beside it; None of what others keep below the store's root."""
+    named = _OF_A_KEY.fullmatch(entry.name)
+    return named and named["key"]
 
 
 def discarded_name(entry: Path) -> Path:

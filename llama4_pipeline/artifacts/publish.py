@@ -4,7 +4,7 @@ import shutil
 import uuid
 from pathlib import Path
 
-from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, UNSENT, discarded_name
+from llama4_pipeline.artifacts.garbage import SCRATCH, discarded_name, key_of
 from llama4_pipeline.artifacts.manifest import MANIFEST, Manifest, sync, write_durably
 
 
@@ -15,7 +15,8 @@ def scratch_name(target: Path) -> Path:
 
 def lock_of(entry: Path, root: Path) -> Path:
     """The lock file of an artifact, and of the other entries of the same key."""
-    key = entry.name.removeprefix(SCRATCH).removeprefix(DISCARDED).removeprefix(UNSENT).split("-")[0]
+    key = key_of(entry)
+    assert key, f"{entry} is none of the store's"
     return root / ".locks" / entry.parent.relative_to(root) / key
 
 

@@ -31,7 +31,7 @@ from llama4_pipeline.artifacts.artifact import (
     damage_of_manifest,
     open_artifact,
 )
-from llama4_pipeline.artifacts.garbage import UNSENT, Freed, is_ours, remove
+from llama4_pipeline.artifacts.garbage import UNSENT, Freed, key_of, remove
 from llama4_pipeline.artifacts.lease import lease
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, file_sha256, is_unchanged
@@ -243,7 +243,7 @@ class SharedStore(Store):
         """`MODEL/STAGE/KEY` of every manifest."""
         names = (Path(name) for name in self._objects.names() if not name.startswith("."))
         manifests = (name for name in names if name.name == MANIFEST and len(name.parts) == 4)
-        return [name.parent.as_posix() for name in manifests if is_ours(name.parent)]
+        return [name.parent.as_posix() for name in manifests if key_of(name.parent)]
 
     def _upload(self, artifact: Artifact) -> None:
         """Files first, the manifest last: before it, nothing is visible.

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from llama4_pipeline.artifacts import locks
 from llama4_pipeline.artifacts.artifact import Artifact, Found, damage_of, files_by_inode, open_artifact
-from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, free, is_ours, remove
+from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, free, key_of, remove
 from llama4_pipeline.artifacts.manifest import (
     MANIFEST,
     FileRecord,
@@ -172,7 +172,7 @@ class Store:
         freed = Freed(0, 0)
         for shelf in self._shelves():
             for entry in sorted(shelf.iterdir()):
-                if not is_ours(entry):
+                if not key_of(entry):
                     continue
                 with locks.exclusive_if_free(lock_of(entry, self.root)) as ours:
                     if ours and entry.exists() and not self._is_latest(entry):
@@ -264,7 +264,7 @@ class Store:
 
     def _directories(self) -> Iterator[Path]:
         for shelf in self._shelves():
-            yield from sorted(entry for entry in shelf.glob("[!.]*") if is_ours(entry) and entry.is_dir())
+            yield from sorted(entry for entry in shelf.glob("[!.]*") if key_of(entry) and entry.is_dir())
 
     def _shelf(self, model: str, stage: str) -> Path:
         checked = Recipe(stage=stage, model=model, code_version="")
