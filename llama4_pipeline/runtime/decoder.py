@@ -149,6 +149,16 @@ def extend_mask(
     return mask
 
 
+def over_cache(cached: np.ndarray, new_mask: np.ndarray) -> np.ndarray:
+    """The mask of cached and new tokens, int64 [B, P + S]; alone [B, S] behind another batch, which `forward` refuses.
+
+    Args:
+        cached: int64 [B, P], as a decoder's `mask`.
+        new_mask: int64 [B, S].
+    """
+    return np.concatenate([cached, new_mask], axis=1) if len(cached) == len(new_mask) else new_mask
+
+
 def position_ids(mask: np.ndarray, new: int) -> np.ndarray:
     """Positions of the last `new` tokens as transformers' `generate` counts them.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.runtime.decoder import Decoder, GeneratesItself, require_tokens
+from llama4_pipeline.runtime.decoder import Decoder, GeneratesItself, over_cache, require_tokens
 from llama4_pipeline.runtime.sampling import GREEDY, Sampler, Sampling
 
 FINISHED = -1
@@ -58,7 +58,8 @@ def generate(
     alive = np.ones(len(input_ids), dtype=bool)
     new_ids, new_mask = input_ids, attention_mask
     for step in range(max_new_tokens):
-        logits = decoder.forward(new_ids, _over_cache(decoder, new_mask), logits_to_keep=1)
+        mask = None if new_mask is None else over_cache(decoder.mask, new_mask)
+        logits = decoder.forward(new_ids, mask, logits_to_keep=1)
         tokens = np.where(alive, sampler(logits[:, -1]), FINISHED)
         yield tokens
         if len(stop_tokens):
@@ -90,12 +91,3 @@ def pad_left(prompts: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         input_ids[row, longest - len(prompt) :] = prompt
         mask[row, longest - len(prompt) :] = 1
     return input_ids, mask
-
-
-def _over_cache(decoder: Decoder, new_mask: np.ndarray | None) -> np.ndarray | None:
-    if new_mask is None:
-        return None
-    past = decoder.mask
-    if len(past) != len(new_mask):  # nothing, or another batch, which `forward` refuses
-        past = np.zeros((len(new_mask), 0), dtype=np.int64)
-    return np.concatenate([past, new_mask], axis=1)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorrt_llm
 from tensorrt_llm.llmapi import KvCacheConfig
 
-from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask
+from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, over_cache
 from llama4_pipeline.runtime.generate import FINISHED
 from llama4_pipeline.runtime.sampling import Sampling
 
@@ -71,9 +71,7 @@ class TensorRtLlmDecoder:
         seed: int,
     ) -> Iterator[np.ndarray]:
         new = np.ones_like(input_ids) if attention_mask is None else attention_mask
-        if len(self.mask) == len(new):
-            new = np.concatenate([self.mask, new], axis=1)
-        self._append(input_ids, new)
+        self._append(input_ids, over_cache(self.mask, new))
         parameters = self._parameters(max_new_tokens, sampling, stop_tokens, seed)
         streams = [self._llm.generate_async(list(row), parameters, streaming=True) for row in self._rows]
         steps = [_tokens(stream) for stream in streams]
