@@ -111,16 +111,20 @@ def test_nothing_is_visible_before_the_manifest(
     assert was_made and here.verify() == {}
 
 
-def test_what_could_not_be_uploaded_is_uploaded_later(
-    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _make_without_upload(store: SharedStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def breaks(objects: Objects, file: Path, name: str) -> None:
         raise OSError("the token has expired")
 
-    monkeypatch.setattr(Objects, "upload", breaks)
-    with pytest.raises(OSError, match="the token has expired"):
-        here.get_or_make(recipe(), writes("one"))
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(Objects, "upload", breaks)
+        with pytest.raises(OSError, match="the token has expired"):
+            store.get_or_make(recipe(), writes("one"))
+
+
+def test_what_could_not_be_uploaded_is_uploaded_later(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _make_without_upload(here, monkeypatch)
     finished, was_made = here.get_or_make(recipe(), never)
     found, _ = there.get_or_make(recipe(), never)
     assert not was_made and files_of(found) == files_of(finished)
@@ -144,12 +148,7 @@ def test_what_is_being_uploaded_is_not_collected(here: SharedStore, monkeypatch:
 def test_what_was_never_uploaded_is_collected_with_its_mark(
     here: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def breaks(objects: Objects, file: Path, name: str) -> None:
-        raise OSError("the token has expired")
-
-    monkeypatch.setattr(Objects, "upload", breaks)
-    with pytest.raises(OSError, match="the token has expired"):
-        here.get_or_make(recipe(), writes("one"))
+    _make_without_upload(here, monkeypatch)
     here.collect_garbage()
     assert list((here.root / "tiny" / "exported_graph").iterdir()) == []
 
