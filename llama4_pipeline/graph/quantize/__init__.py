@@ -5,7 +5,7 @@ on every call, a hundred times slower than level 4, which rounds activations to 
 percent of the output's range; 8-bit QMoE rounds activations at every level; zero points cost 4-bit MatMulNBits nothing
 on AVX-512 and a third more time on AVX2; QMoE takes float16 scales beside float32 activations, MatMulNBits does not.
 The pack of an 8-bit block has a sum in any case, so that zero points cost its kernel nothing (docs/performance.md). So
-level 4 is the default, and codes are symmetric but for 8-bit products, to which zero points are worth half the block.
+level 4 is the default, and codes are symmetric but for 8-bit MatMulNBits, to which zero points are worth half a block.
 
 Bits go where they show. A rounded embedding is in every layer's input: in 4 bits it costs a random model of a billion
 weights more divergence than all its products. Routed experts are four fifths of that model's weights and a twentieth
