@@ -41,12 +41,11 @@ def _losses(rows: Iterable[MethodResult]) -> Iterator[str]:
 
 
 def _half_of_rounding(plain: MethodResult, default: MethodResult) -> Iterator[str]:
-    """The default of 4 bits against plain rounding, by divergence: of the loss a tenth is the error of its mean."""
-    divergence, rounded = default.quality.kl_divergence, plain.quality.kl_divergence
-    assert divergence is not None and rounded is not None
-    if divergence > LARGEST_SHARE_OF_RTN * rounded:
+    """The default of 4 bits against plain rounding."""
+    if default.loss > LARGEST_SHARE_OF_RTN * plain.loss:
         yield (
-            f"{default.name}: divergence {divergence:.3g} nats, at most half of rounding's {rounded:.3g} allowed"
+            f"{default.name}: perplexity {default.loss:+.3%}, at most half of what round to nearest loses "
+            f"({plain.loss:+.3%}) allowed"
         )
 
 

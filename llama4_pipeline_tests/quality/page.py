@@ -127,7 +127,7 @@ def _bounds(sizes: Mapping[str, float]) -> str:
     return "\n".join(
         [
             *losses,
-            f"- int4 {DEFAULTS['int4']}: at most {LARGEST_SHARE_OF_RTN:.0%} of the divergence of rtn",
+            f"- int4 {DEFAULTS['int4']}: at most {LARGEST_SHARE_OF_RTN:.0%} of the loss of rtn",
             "- all of these: accuracy and ROUGE-L no more than a standard error below float32",
             f"- every method but {' and '.join(SHOWN_FOR_THEIR_LIMITS)}: at most {LARGEST_SIZE_OF_RTN - 1:.0%} "
             f"more bytes of weights and {LARGEST_TIME_OF_RTN - 1:.0%} more time a token than rtn in the same precision",
