@@ -19,7 +19,7 @@ def artifacts_root() -> str:
     """Directory or URL of the store: $LLAMA4_PIPELINE_ARTIFACTS, else artifacts/ in $DAGSTER_HOME or this directory.
 
     Raises:
-        InputError: The URL holds a password.
+        InputError: The URL holds a password, or "~" stands for a home that is not known.
     """
     named = os.environ.get(ARTIFACTS_VARIABLE)
     if named:
@@ -28,7 +28,7 @@ def artifacts_root() -> str:
                 f"${ARTIFACTS_VARIABLE} holds a password, which logs and metadata would show: leave out USER:PASSWORD@ "
                 "and set the variables of the store's client (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
             )
-        return named if "://" in named else str(Path(named).absolute())
+        return named if "://" in named else str(_at_home(Path(named), ARTIFACTS_VARIABLE).absolute())
     return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts")
 
 
@@ -38,7 +38,7 @@ def open_store(root: str | None = None) -> "Store":
     Of a URL, this machine keeps copies in $LLAMA4_PIPELINE_COPIES, by default in the user's cache directory.
 
     Raises:
-        InputError: The URL cannot be reached.
+        InputError: The URL cannot be reached, or there is no place for copies.
     """
     root = root or artifacts_root()
     if "://" not in root:
@@ -47,8 +47,16 @@ def open_store(root: str | None = None) -> "Store":
         return Store(Path(root))
     from llama4_pipeline.artifacts.shared_store import SharedStore
 
-    copies = Path(os.environ.get(COPIES_VARIABLE) or Path.home() / ".cache" / "llama4-pipeline")
-    return SharedStore(root, copies / re.sub(r"[^\w.-]+", "-", root))
+    copies = Path(os.environ.get(COPIES_VARIABLE) or "~/.cache/llama4-pipeline")
+    return SharedStore(root, _at_home(copies, COPIES_VARIABLE) / re.sub(r"[^\w.-]+", "-", root))
+
+
+def _at_home(path: Path, variable: str) -> Path:
+    """With the home directory in place of a leading "~"; a container's user may have none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{path}: {error}; set ${variable} to a directory written out") from error
 
 
 def history_directory(root: str) -> str:
