@@ -50,17 +50,16 @@ def generate_text(
     ids = np.asarray([encoded], dtype=np.int64)
     room = decoder.max_context - len(encoded) + 1  # the last token needs no place in the cache
     most = min(max_new_tokens, max(room, 1))
-    generated = 0
+    generated: list[int] = []
     steps = generate(decoder, ids, max_new_tokens=most, sampling=sampling, stop_tokens=stop_tokens, seed=seed)
 
     def tokens() -> Iterator[int]:
-        nonlocal generated
         for step in steps:
-            generated += 1
-            yield int(step[0])
+            generated.append(int(step[0]))
+            yield generated[-1]
 
     yield from decode_stream(tokenizer, tokens())
-    if generated == room < max_new_tokens:
+    if len(generated) == room < max_new_tokens and generated[-1] not in stop_tokens:
         _logger.warning("the context is full: %d tokens, prompt and text", decoder.max_context)
 
 

@@ -293,3 +293,14 @@ def test_text_ends_where_the_context_is_full(
     record = run_json(capsys, "generate", "--graph", str(fused), "--prompt", prompt)
     assert record["text"]
     assert "the context is full: 256 tokens, prompt and text" in caplog.text
+
+
+def test_text_whose_last_token_ends_it_is_not_cut(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(fused, tmp_path / "graph")
+    every_token = json.dumps({"eos_token_id": list(range(256))})
+    (tmp_path / "graph" / "generation_config.json").write_text(every_token)
+    prompt = " ".join(["the"] * 256)
+    run_json(capsys, "generate", "--graph", str(tmp_path / "graph"), "--prompt", prompt)
+    assert "the context is full" not in caplog.text
