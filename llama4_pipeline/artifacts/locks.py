@@ -8,13 +8,15 @@ from pathlib import Path
 
 from llama4_pipeline.errors import InputError
 
+_PLACES = "LLAMA4_PIPELINE_ARTIFACTS, or LLAMA4_PIPELINE_COPIES for a store at a URL,"
+
 
 @contextmanager
 def exclusive(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Holds a lock alone; calls `on_wait` if somebody else has it, then waits as long as it takes.
 
     Raises:
-        InputError: Its file cannot be made.
+        InputError: Its file cannot be made, or its file system has no locks.
     """
     with _locked(path, fcntl.LOCK_EX, on_wait):
         yield
@@ -25,7 +27,7 @@ def shared(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterator[N
     """Holds a lock together with other readers; waits while somebody has it alone.
 
     Raises:
-        InputError: Its file cannot be made.
+        InputError: Its file cannot be made, or its file system has no locks.
     """
     with _locked(path, fcntl.LOCK_SH, on_wait):
         yield
@@ -36,11 +38,11 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
     """Holds a lock alone if nobody has it; yields whether that is so.
 
     Raises:
-        InputError: Its file cannot be made.
+        InputError: Its file cannot be made, or its file system has no locks.
     """
     descriptor = _open(path)
     try:
-        yield _try(descriptor, fcntl.LOCK_EX)
+        yield _try(path, descriptor, fcntl.LOCK_EX)
     finally:
         os.close(descriptor)
 
@@ -64,7 +66,7 @@ def exclusive_directory(path: Path) -> Iterator[None]:
 def _locked(path: Path, kind: int, on_wait: Callable[[], None]) -> Iterator[None]:
     descriptor = _open(path)
     try:
-        if not _try(descriptor, kind):
+        if not _try(path, descriptor, kind):
             on_wait()
             fcntl.flock(descriptor, kind)
         yield
@@ -83,14 +85,17 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise InputError(
-            f"{path} cannot be written ({error.strerror}): let LLAMA4_PIPELINE_ARTIFACTS, or LLAMA4_PIPELINE_COPIES "
-            "for a store at a URL, name a directory that can"
+            f"{path} cannot be written ({error.strerror}): let {_PLACES} name a directory that can"
         ) from error
 
 
-def _try(descriptor: int, kind: int) -> bool:
+def _try(path: Path, descriptor: int, kind: int) -> bool:
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be locked ({error.strerror}): let {_PLACES} name a directory of a file system with locks"
+        ) from error
     return True

@@ -1,5 +1,6 @@
 """The store with real files: publishing, reuse, damage, concurrency, kill -9, garbage."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -271,6 +272,17 @@ def test_a_place_that_cannot_be_written_is_an_input_error(tmp_path: Path) -> Non
         InputError, match=r"file/store/\.locks/.* cannot be written .*LLAMA4_PIPELINE_ARTIFACTS"
     ):
         Store(tmp_path / "file" / "store").get_or_make(recipe(), lambda _: {})
+
+
+def test_a_file_system_without_locks_is_an_input_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(InputError, match=r"store/\.locks/.* cannot be locked .*LLAMA4_PIPELINE_ARTIFACTS"):
+        Store(tmp_path / "store").get_or_make(recipe(), lambda _: {})
 
 
 @pytest.mark.parametrize(
