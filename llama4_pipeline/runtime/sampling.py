@@ -24,7 +24,7 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not self.temperature >= 0:
+        if not 0 <= self.temperature < np.inf:
             raise InputError(f"temperature is {self.temperature}; give 0 (greedy) or more")
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; give 0 (all tokens) or more")
