@@ -37,7 +37,9 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         "k_quant": Terms(
             "searches the scale and zero point of each block for the least squared error", calibration="used"
         ),
-        "gptq": Terms("inputs make up for each other's errors, by the calibration tokens of each expert"),
+        "gptq": Terms(
+            "inputs make up for each other's errors and for layers before, by the calibration tokens of each expert"
+        ),
         "mixed": Terms(
             "gptq, bits and blocks by measured sensitivity, within the size of the other methods",
             precisions=("int4",),

@@ -1,12 +1,14 @@
 """Calibration: a fused graph runs layer by layer over token sequences, and the inputs of its weights are summed up.
 
-What flows into a layer comes from the quantised layers before it, so that later layers make up for the errors of
-earlier ones. What is resident is one layer, its moments, and the hidden states of all tokens.
+What flows into a layer comes from the quantised layers before it, beside what would come from float ones, so that later
+layers make up for the errors of earlier ones. What is resident is one layer, its moments, and two hidden states of all
+tokens.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights,
 from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.progress import Progress
 
+_Flow = dict[str, np.ndarray]  # of one sequence: the values that enter a layer, and the graph's inputs
 MINIMUM_TOKENS = 128  # that must reach a matrix, or a cache
 
 
@@ -57,6 +60,21 @@ class Calibration:
         )
 
 
+@dataclass(frozen=True)
+class _Routed:
+    """What a stack of experts sees of all tokens.
+
+    Attributes:
+        inputs: float32 [T, H], behind quantised layers.
+        unrounded: float32 [T, H], behind float layers.
+        experts: int64 [T], to which the router sends the inputs.
+    """
+
+    inputs: np.ndarray
+    unrounded: np.ndarray
+    experts: np.ndarray
+
+
 class LayerByLayer:
     """Statistics of every weight's inputs, gathered while the graph is quantised from front to back."""
 
@@ -75,11 +93,10 @@ class LayerByLayer:
         self._segments = cut_by_layer(self._float, find_weights(self._float)[0])
         sequences = calibration.cut_for(model).sequences
         self._flows = [graph_inputs(self._float, sequence) for sequence in sequences]
+        self._unrounded = [dict(flow) for flow in self._flows]
         self._current = -1
         self._moments: dict[str, Moments] = {}
-        self._routed: dict[
-            str, tuple[np.ndarray, np.ndarray]
-        ] = {}  # stack -> tokens [T, H], expert of each [T]
+        self._routed: dict[tuple[ir.Node, ...], _Routed] = {}  # by the nodes that use a stack
 
     def statistics(self, name: str, expert: int) -> Statistics | None:
         """Of the inputs of one matrix; None for a table that is looked up, and for an expert that no token reached.
@@ -102,10 +119,10 @@ class LayerByLayer:
         """Runs the current layer as quantised, then the next as float while looking at its inputs."""
         if self._current >= 0:
             segment = self._segments[self._current]
-            for flow, values in self._run(self._quantised, self._out, segment, segment.leaving, "propagate"):
-                for name in segment.entering:
-                    flow.pop(name, None)
-                flow.update(values)
+            for [(flow, values)] in self._run(
+                self._quantised, self._out, segment, segment.leaving, "propagate", self._flows
+            ):
+                _hand_over(segment, flow, values)
         self._current += 1
         self._moments, self._routed = {}, {}
         self._observe(self._segments[self._current])
@@ -114,59 +131,70 @@ class LayerByLayer:
         linear = [
             (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MatMul"
         ]
-        routed = [
-            (weight, node) for weight in segment.weights for node in weight.users if node.op_type == "MoE"
-        ]
+        routed = {weight.users for weight in segment.weights if weight.layout is Layout.EXPERTS}
         seen = {
             value.name or ""
-            for _, node in (*linear, *routed)
+            for node in (*(node for _, node in linear), *chain.from_iterable(routed))
             for value in node.inputs[: _looked_at(node)]
             if value
         }
-        if not seen:
-            return
         moments: dict[str, Moments] = defaultdict(Moments)
-        tokens: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
-        for _, values in self._run(self._float, self._directory, segment, tuple(sorted(seen)), "observe"):
+        tokens: dict[tuple[ir.Node, ...], tuple[list[np.ndarray], ...]] = {
+            nodes: ([], [], []) for nodes in routed
+        }
+        outputs, streams = (*sorted(seen), *segment.leaving), (self._flows, self._unrounded)
+        for [(_, values), (flow, unrounded)] in self._run(
+            self._float, self._directory, segment, outputs, "observe", *streams
+        ):
             for weight, node in linear:
-                moments[weight.name].add(_rows(values, node, 0))
-            for weight, node in routed:
-                tokens[weight.name].append((_rows(values, node, 0), _rows(values, node, 1).argmax(axis=1)))
+                moments[weight.name].add(_rows(values, node, 0), _rows(unrounded, node, 0))
+            for nodes, parts in tokens.items():
+                for node in nodes:
+                    parts[0].append(_rows(values, node, 0))
+                    parts[1].append(_rows(unrounded, node, 0))
+                    parts[2].append(_rows(values, node, 1).argmax(axis=1))
+            _hand_over(segment, flow, unrounded)
         self._moments = moments
-        for name, parts in tokens.items():
-            self._routed[name] = (
-                np.concatenate([x for x, _ in parts]),
-                np.concatenate([e for _, e in parts]),
-            )
+        self._routed = {nodes: _Routed(*map(_joined, parts)) for nodes, parts in tokens.items()}
 
     def _expert_statistics(self, weight: Weight, expert: int) -> Statistics | None:
         """Of the tokens that the router sends to the expert: as they are, or as the down projection sees them."""
-        tokens, chosen = self._routed[weight.name]
-        inputs = tokens[chosen == expert]
+        routed = self._routed[weight.users]
+        mine = np.flatnonzero(routed.experts == expert)
         up = weight.users[0].inputs[2]
         assert up is not None and up.const_value is not None
+        matrix = expert_matrix(up.const_value, expert).astype(np.float32) if up.name != weight.name else None
         moments = Moments()
-        for start in range(0, len(inputs), _BATCH):
-            batch = inputs[start : start + _BATCH]
-            if up.name != weight.name:
-                both = batch @ expert_matrix(up.const_value, expert).astype(np.float32).T
-                gate, linear = both[:, 0::2], both[:, 1::2]
-                batch = gate / (1 + np.exp(-gate)) * linear
-            moments.add(batch)
+        for start in range(0, len(mine), _BATCH):
+            batch = mine[start : start + _BATCH]
+            inputs, unrounded = routed.inputs[batch], routed.unrounded[batch]
+            if matrix is not None:
+                inputs, unrounded = _activated(inputs @ matrix.T), _activated(unrounded @ matrix.T)
+            moments.add(inputs, unrounded)
         return moments.statistics()
 
     def _run(
-        self, graph: ir.Graph, directory: Path, segment: Segment, outputs: tuple[str, ...], task: str
-    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
-        """Each sequence's flow and the outputs of a segment for it."""
-        entering = {name: self._flows[0][name].dtype for name in segment.entering}
+        self,
+        graph: ir.Graph,
+        directory: Path,
+        segment: Segment,
+        outputs: tuple[str, ...],
+        task: str,
+        *streams: list[_Flow],
+    ) -> Iterator[list[tuple[_Flow, _Flow]]]:
+        """For each sequence its flow in each of the streams, and the outputs of a segment for it."""
+        entering = {name: streams[0][0][name].dtype for name in segment.entering}
         session = open_segment(graph, entering, outputs, directory)
         names = [value.name for value in session.get_inputs()]
         title = f"{task} layer {self._current + 1}/{len(self._segments)}"
+
+        def run(flow: _Flow) -> tuple[_Flow, _Flow]:
+            values = session.run(list(outputs), {name: flow[name] for name in names})
+            return flow, dict(zip(outputs, values, strict=True))
+
         with Progress(title, len(self._flows), "sequences") as progress:
-            for flow in self._flows:
-                values = session.run(list(outputs), {name: flow[name] for name in names})
-                yield flow, dict(zip(outputs, values, strict=True))
+            for flows in zip(*streams, strict=True):
+                yield [run(flow) for flow in flows]
                 progress.advance()
 
 
@@ -194,6 +222,26 @@ def graph_inputs(graph: ir.Graph, sequence: np.ndarray) -> dict[str, np.ndarray]
     return inputs
 
 
+def _hand_over(segment: Segment, flow: _Flow, values: _Flow) -> None:
+    """Puts what leaves a segment in the place of what entered it."""
+    for name in segment.entering:
+        flow.pop(name, None)
+    flow.update((name, values[name]) for name in segment.leaving)
+
+
+def _joined(parts: list[np.ndarray]) -> np.ndarray:
+    """One array of all, which are given up."""
+    whole = np.concatenate(parts)
+    parts.clear()
+    return whole
+
+
+def _activated(both: np.ndarray) -> np.ndarray:
+    """SiLU of the even columns times the odd ones: [T, 2 I] to [T, I]."""
+    gate, linear = both[:, 0::2], both[:, 1::2]
+    return gate / (1 + np.exp(-gate)) * linear
+
+
 def _looked_at(node: ir.Node) -> int:
     """Leading inputs that statistics are made of: tokens, and router logits of a MoE."""
     return 2 if node.op_type == "MoE" else 1
@@ -203,4 +251,4 @@ def _rows(values: dict[str, np.ndarray], node: ir.Node, index: int) -> np.ndarra
     value = node.inputs[index]
     assert value is not None and value.name is not None
     array = values[value.name]
-    return array.reshape(-1, array.shape[-1]).astype(np.float32)
+    return array.reshape(-1, array.shape[-1]).astype(np.float32, copy=False)

@@ -3,7 +3,8 @@
 Frantar et al., arXiv 2210.17323. Scales and zero points of all blocks are searched first (`k_quant`, weighted by the
 inputs' mean squares); then the inputs are visited from the most important one on, which the fixed blocks allow. What
 comes of it is refined: scales are fitted to the codes under the whole Hessian, then each code to all others (QuantEase,
-arXiv 2309.01885).
+arXiv 2309.01885). Not the weight is rounded but a matrix near it that makes up for the layers before (GPTAQ, arXiv
+2504.02692).
 """
 
 import numpy as np
@@ -28,6 +29,7 @@ class Gptq:
         """Quantises rows of a float32 [N, K] matrix."""
         if statistics is None:
             raise ValueError("gptq needs statistics of the inputs")
+        weight = statistics.target(weight)
         blocks = to_blocks(weight, scheme.block_size)
         importance = to_blocks(statistics.importance[None], scheme.block_size)
         scales, zeros = search_parameters(blocks, scheme, importance)

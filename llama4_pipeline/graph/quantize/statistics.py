@@ -8,6 +8,9 @@ import numpy as np
 
 _SMALL = 64  # rows: below it the call costs more than the work
 _DAMPING = 0.01  # of the mean diagonal, as in the GPTQ paper
+_MADE_UP_FOR = (
+    0.5  # of what rounding before a matrix changes in its outputs: less loses less than all (docs/quality.md)
+)
 
 
 @dataclass(frozen=True)
@@ -17,12 +20,15 @@ class Statistics:
     What follows from them is computed once, also where several threads ask for it at the same time.
 
     Attributes:
-        hessian: float32 [K, K], the mean of x x^T.
+        hessian: float32 [K, K], the mean of x x^T, where x are the inputs behind layers that are rounded.
         tokens: how many tokens were seen.
+        drift: float32 [K, K], the mean of (y - x) x^T, where y are the inputs that the float model has for the same
+            token; None where they are the same.
     """
 
     hessian: np.ndarray
     tokens: int
+    drift: np.ndarray | None = None
     _made: dict[str, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: RLock = field(default_factory=RLock, init=False, repr=False, compare=False)
 
@@ -50,6 +56,25 @@ class Statistics:
         leaves them alone.
         """
         return self._once("feedback", self._factor)
+
+    def target(self, weight: np.ndarray) -> np.ndarray:
+        """What the codes of a matrix should stand for, so that its outputs make up for what was rounded before it.
+
+        The float model has the outputs W y. The matrix that comes closest to them on the inputs x is
+        W + W E[(y - x) x^T] H^-1, with the damped Hessian H (GPTAQ, arXiv 2504.02692).
+
+        Args:
+            weight: float32 [N, K].
+
+        Returns:
+            float32 [N, K], part of the way there.
+        """
+        if self.drift is None:
+            return weight
+        feedback = self.feedback  # in `order`, feedback^T feedback is the inverse of the damped Hessian
+        correction = np.empty_like(weight)
+        correction[:, self.order] = (weight @ self.drift)[:, self.order] @ feedback.T @ feedback
+        return weight + np.float32(_MADE_UP_FOR) * correction
 
     def _once(self, name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
         with self._lock:
@@ -85,31 +110,36 @@ def _invert_lower(matrix: np.ndarray) -> np.ndarray:
 
 
 class Moments:
-    """Sums x x^T over tokens that arrive a few at a time."""
+    """Sums over tokens that arrive a few at a time, as inputs x behind rounded layers and y behind float ones."""
 
     _BATCH = 2048
 
     def __init__(self) -> None:
         self.tokens = 0
-        self._sum: np.ndarray | None = None
-        self._waiting: list[np.ndarray] = []
+        self._sums: list[np.ndarray] = []  # of x x^T, and of (y - x) x^T
+        self._waiting: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def add(self, inputs: np.ndarray) -> None:
-        """Takes float32 [tokens, K]."""
-        self._waiting.append(inputs)
-        if sum(len(part) for part in self._waiting) >= self._BATCH:
+    def add(self, inputs: np.ndarray, unrounded: np.ndarray) -> None:
+        """Takes float32 [tokens, K] twice."""
+        self._waiting.append((inputs, unrounded))
+        if sum(len(part) for part, _ in self._waiting) >= self._BATCH:
             self._flush()
 
     def statistics(self) -> Statistics | None:
-        """The mean so far; None where no token came."""
+        """The means so far; None where no token came."""
         self._flush()
-        return None if self._sum is None else Statistics(self._sum / self.tokens, self.tokens)
+        if not self._sums:
+            return None
+        hessian, drift = (total / self.tokens for total in self._sums)
+        return Statistics(hessian, self.tokens, drift)
 
     def _flush(self) -> None:
         if not self._waiting:
             return
-        inputs = np.concatenate(self._waiting)
+        inputs, unrounded = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
         self._waiting.clear()
         self.tokens += len(inputs)
-        product = inputs.T @ inputs
-        self._sum = product if self._sum is None else self._sum + product
+        if not self._sums:
+            self._sums = [np.zeros((inputs.shape[1],) * 2, np.float32) for _ in range(2)]
+        for total, left in zip(self._sums, (inputs, unrounded - inputs), strict=True):
+            total += left.T @ inputs

@@ -80,6 +80,33 @@ def test_moments_are_those_of_the_whole_graph(
         assert (statistics.tokens if statistics else 0) == len(mine)
         if statistics:
             np.testing.assert_allclose(statistics.hessian, mine.T @ mine / len(mine), rtol=1e-3, atol=1e-5)
+            assert statistics.drift is not None
+            np.testing.assert_array_equal(statistics.drift, 0)
+
+
+def test_drift_is_from_the_rounded_graph_back_to_the_float_one(
+    fused_graph: Path, calibration: Calibration, tmp_path: Path
+) -> None:
+    quantize_graph(fused_graph, tmp_path, precision="int4", method="rtn")
+    observed = LayerByLayer(fused_graph, load_graph(tmp_path).graph, tmp_path, calibration)
+    name = "model.layers.3.self_attn.qkv_proj.weight"
+    statistics = observed.statistics(name, 0)
+    assert statistics is not None and statistics.drift is not None
+    model = onnx.load(fused_graph / "model.onnx", load_external_data=False)
+    entering = next(node.input[0] for node in model.graph.node if name in node.input)
+    y, x = (
+        np.concatenate(
+            [
+                values[0][0]
+                for values in _values(
+                    graph, onnx.load(graph / "model.onnx", load_external_data=False), [entering], calibration
+                )
+            ]
+        )
+        for graph in (fused_graph, tmp_path)
+    )
+    assert np.abs(y - x).mean() > 0.01
+    np.testing.assert_allclose(statistics.drift, (y - x).T @ x / len(x), rtol=1e-3, atol=1e-4)
 
 
 def test_gptq_is_closer_than_rounding(fused_graph: Path, calibration: Calibration, tmp_path: Path) -> None:

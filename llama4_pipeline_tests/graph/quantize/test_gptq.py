@@ -25,7 +25,7 @@ def _correlated(inputs: int, seed: int = 0) -> np.ndarray:
 def test_output_error_is_at_most_half_of_the_searched_one(inputs: int, scheme: Scheme) -> None:
     x = _correlated(inputs)
     moments = Moments()
-    moments.add(x)
+    moments.add(x, x)
     statistics = moments.statistics()
     weight = np.random.default_rng(1).standard_normal((80, inputs)).astype(np.float32)
 
@@ -117,13 +117,42 @@ def test_inputs_that_are_always_zero_do_no_harm() -> None:
     assert np.linalg.norm(x @ (restored - weight).T) < 0.02 * np.linalg.norm(x @ weight.T)
 
 
-def test_moments_are_the_mean_over_all_tokens() -> None:
-    x = _correlated(32)
+def test_moments_are_the_means_over_all_tokens() -> None:
+    x, y = _correlated(32), _correlated(32, seed=1)
     moments = Moments()
     for start in range(0, 2000, 300):
-        moments.add(x[start : start + 300])
+        moments.add(x[start : start + 300], y[start : start + 300])
     statistics = moments.statistics()
-    assert statistics is not None
+    assert statistics is not None and statistics.drift is not None
     assert statistics.tokens == 2000
     np.testing.assert_allclose(statistics.hessian, x.T @ x / 2000, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(statistics.drift, (y - x).T @ x / 2000, rtol=1e-3, atol=1e-4)
     assert Moments().statistics() is None
+
+
+def test_the_target_lies_half_way_to_the_matrix_of_least_error() -> None:
+    unrounded = _correlated(96)
+    inputs = 1.1 * unrounded + 0.2 * np.roll(unrounded, 1, axis=1)
+    weight = np.random.default_rng(1).standard_normal((8, 96)).astype(np.float32)
+    moments = Moments()
+    moments.add(inputs, unrounded)
+    statistics = moments.statistics()
+    assert statistics is not None
+    best = np.linalg.lstsq(inputs, unrounded @ weight.T, rcond=None)[0].T
+    wanted = inputs @ (best - weight).T
+    moved = inputs @ (statistics.target(weight) - weight).T
+    assert np.linalg.norm(moved - 0.5 * wanted) < 0.02 * np.linalg.norm(wanted)
+
+
+def test_codes_make_up_for_inputs_that_have_drifted() -> None:
+    unrounded, scheme = _correlated(96), Scheme(4, 32, True)
+    inputs = unrounded + 0.1 * np.roll(unrounded, 1, axis=1)
+    weight = np.random.default_rng(1).standard_normal((80, 96)).astype(np.float32)
+
+    def error(seen_unrounded: np.ndarray) -> float:
+        moments = Moments()
+        moments.add(inputs, seen_unrounded)
+        restored = dequantize(Gptq().quantize(weight, scheme, moments.statistics()), scheme, 96)
+        return float(np.square(inputs @ restored.T - unrounded @ weight.T).sum())
+
+    assert error(unrounded) < 0.6 * error(inputs)
