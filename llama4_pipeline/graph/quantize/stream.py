@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import onnx_ir as ir
@@ -110,9 +111,11 @@ class StreamedWeight:
         """Pieces in order, a few in work at once."""
         workers = len(os.sched_getaffinity(0))
         waiting: deque[Future[_Piece]] = deque()
+        work = self._work()
+        first = next(work)  # for which calibration multiplies the inputs of a whole layer, in all threads
         # Each worker's products in one thread: several in each make gptq three times slower than none.
         with threadpool_limits(1, "blas"), ThreadPoolExecutor(workers) as pool:
-            for expert, rows, method, statistics in self._work():
+            for expert, rows, method, statistics in chain([first], work):
                 waiting.append(pool.submit(self._quantise_piece, expert, rows, method, statistics))
                 if len(waiting) > 2 * workers:
                     yield waiting.popleft().result()
