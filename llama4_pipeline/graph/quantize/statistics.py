@@ -8,9 +8,9 @@ import numpy as np
 
 _SMALL = 64  # rows: below it the call costs more than the work
 _DAMPING = 0.01  # of the mean diagonal, as in the GPTQ paper
-_MADE_UP_FOR = (
-    0.5  # of what rounding before a matrix changes in its outputs: less loses less than all (docs/quality.md)
-)
+# How far of the way to the matrix of least error. For 0, 1/4, 1/2, 7/10 and 1 the divergence of `mixed` in 10^-3 nats
+# was 8.5, 7.8, 7.6, 7.6, 8.2 on tiny and 8.1, 7.1, 6.6, 6.7, 7.3 on tiny-two-experts (2026-11-30).
+_MADE_UP_FOR = 0.5
 
 
 @dataclass(frozen=True)
