@@ -148,11 +148,11 @@ class LayerByLayer:
         ):
             for weight, node in linear:
                 moments[weight.name].add(_rows(values, node, 0), _rows(unrounded, node, 0))
-            for nodes, parts in tokens.items():
+            for nodes, (inputs, unrounded_inputs, experts) in tokens.items():
                 for node in nodes:
-                    parts[0].append(_rows(values, node, 0))
-                    parts[1].append(_rows(unrounded, node, 0))
-                    parts[2].append(_rows(values, node, 1).argmax(axis=1))
+                    inputs.append(_rows(values, node, 0))
+                    unrounded_inputs.append(_rows(unrounded, node, 0))
+                    experts.append(_rows(values, node, 1).argmax(axis=1))
             _hand_over(segment, flow, unrounded)
         self._moments = moments
         self._routed = {nodes: _Routed(*map(_joined, parts)) for nodes, parts in tokens.items()}

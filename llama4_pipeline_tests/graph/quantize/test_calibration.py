@@ -92,21 +92,18 @@ def test_drift_is_from_the_rounded_graph_back_to_the_float_one(
     name = "model.layers.3.self_attn.qkv_proj.weight"
     statistics = observed.statistics(name, 0)
     assert statistics is not None and statistics.drift is not None
-    model = onnx.load(fused_graph / "model.onnx", load_external_data=False)
-    entering = next(node.input[0] for node in model.graph.node if name in node.input)
+    models = [onnx.load(graph / "model.onnx", load_external_data=False) for graph in (fused_graph, tmp_path)]
+    entering = next(node.input[0] for node in models[0].graph.node if name in node.input)
     y, x = (
-        np.concatenate(
-            [
-                values[0][0]
-                for values in _values(
-                    graph, onnx.load(graph / "model.onnx", load_external_data=False), [entering], calibration
-                )
-            ]
-        )
-        for graph in (fused_graph, tmp_path)
+        np.concatenate([values[0][0] for values in _values(graph, model, [entering], calibration)])
+        for graph, model in zip((fused_graph, tmp_path), models, strict=True)
     )
     assert np.abs(y - x).mean() > 0.01
     np.testing.assert_allclose(statistics.drift, (y - x).T @ x / len(x), rtol=1e-3, atol=1e-4)
+    for stack in (f"{LAST_MOE}.gate_up_proj", f"{LAST_MOE}.down_proj"):
+        found = [observed.statistics(stack, expert) for expert in range(4)]
+        drifts = [each.drift for each in found if each is not None and each.drift is not None]
+        assert drifts and all(np.abs(drift).max() > 0 for drift in drifts)
 
 
 def test_gptq_is_closer_than_rounding(fused_graph: Path, calibration: Calibration, tmp_path: Path) -> None:
