@@ -25,7 +25,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < np.inf:
-            raise InputError(f"temperature is {self.temperature}; give 0 (greedy) or more")
+            raise InputError(f"temperature is {self.temperature}; give 0 (greedy) or more, no infinity")
         if self.top_k < 0:
             raise InputError(f"top_k is {self.top_k}; give 0 (all tokens) or more")
         if not 0 < self.top_p <= 1:
