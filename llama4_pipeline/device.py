@@ -3,6 +3,7 @@
 import ctypes
 import importlib.metadata
 import os
+import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,10 @@ _CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "torch": (lambda version: not version.endswith("+cpu"), "PyTorch is missing or a build for the CPU"),
 }
 
+# What PyTorch's kernels for products in a type need on an x86 processor, one of each (ideep's has_bf16_type_support and
+# has_fp16_type_support). Without, a loop in one thread multiplies experts fifty times as slowly as in float32.
+_PRODUCTS = {"bfloat16": ("avx512f", "avx_ne_convert"), "float16": ("avx512_fp16", "avx_ne_convert")}
+
 
 @dataclass(frozen=True)
 class Device:
@@ -28,17 +33,27 @@ class Device:
     gpu: str | None = None
 
     def machine(self) -> dict[str, str]:
-        """What a measurement is comparable within: processor, cores, memory, system, and the GPU in use."""
+        """What a measurement is comparable within: processor and its vectors, cores, memory, system, the GPU in use."""
         from llama4_pipeline.metrics.machine import describe_machine
 
         machine = describe_machine()
         description = {
-            "cpu": machine.cpu,
+            "cpu": machine.cpu,  # of a virtual machine often a family's name alone
+            "vectors": " ".join(machine.features),
             "cores": str(machine.cores),
             "memory": f"{machine.memory_bytes / 2**30:.0f} GiB",
             "system": machine.system,
         }
         return description | ({"gpu": self.gpu} if self.gpu else {})
+
+    def pytorch_dtype(self, stored: str) -> str:
+        """What PyTorch runs a checkpoint in that is stored in a type.
+
+        On a GPU float16; on a CPU as transformers would load it, but float32 where `missing_products`.
+        """
+        if self.name == "cuda":
+            return "float16"
+        return "float32" if missing_products(stored) else stored
 
 
 def find_device() -> Device:
@@ -62,6 +77,18 @@ def find_device() -> Device:
     if missing := missing_cuda_build():
         return Device("cpu", f"{gpu} is here, but {missing}")
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
+
+
+def missing_products(dtype: str) -> str | None:
+    """Why products in a type take PyTorch minutes on this processor, and what to do; None where it has a kernel."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return None
+    from llama4_pipeline.metrics.machine import cpu_features
+
+    needed = _PRODUCTS.get(dtype, ())
+    if not needed or set(needed) & set(cpu_features()):
+        return None
+    return f"PyTorch multiplies {dtype} quickly on processors with {' or '.join(needed)} alone; use float32"
 
 
 def missing_cuda_build(*libraries: str) -> str | None:

@@ -131,9 +131,7 @@ def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {
         "model": model.name,
         "device": device.name,
-        "dtype": "float16"
-        if device.name == "cuda"
-        else model.dtype,  # PyTorch's: as transformers would load it
+        "dtype": device.pytorch_dtype(model.dtype),
         "benchmark": model.benchmark.model_dump(mode="json"),
         "trained": model.has_trained_weights,
     }

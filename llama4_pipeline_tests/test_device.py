@@ -1,6 +1,9 @@
 """Which device the pipeline computes on."""
 
+import platform
+
 import pytest
+import torch
 
 from llama4_pipeline import device
 from llama4_pipeline.device import DEVICE_VARIABLE, find_device
@@ -39,3 +42,46 @@ def test_a_device_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
         InputError, match="LLAMA4_PIPELINE_DEVICE='tpu' names no device: cpu and cuda are there"
     ):
         find_device()
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the rule is one of x86")
+def test_pytorch_runs_in_float32_what_it_has_no_products_for_here() -> None:
+    supported = {
+        "float32": True,
+        "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
+        "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
+    }
+    cpu = device.Device("cpu", "a test")
+    for dtype, has_kernel in supported.items():
+        assert cpu.pytorch_dtype(dtype) == (dtype if has_kernel else "float32")
+    assert device.Device("cuda", "a test").pytorch_dtype("bfloat16") == "float16"
+
+
+@pytest.mark.parametrize(
+    ("features", "quick"),
+    [
+        (("avx2",), {"float32"}),
+        (("avx2", "avx512f", "avx512_bf16"), {"float32", "bfloat16"}),
+        (("avx2", "avx512f", "avx512_fp16"), {"float32", "bfloat16", "float16"}),
+        (("avx2", "avx_ne_convert"), {"float32", "bfloat16", "float16"}),
+    ],
+)
+def test_products_by_the_processors_vectors(
+    features: tuple[str, ...], quick: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: features)
+    types = ("float32", "bfloat16", "float16")
+    assert {dtype for dtype in types if not device.missing_products(dtype)} == quick
+
+
+def test_measurements_of_processors_with_other_vectors_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, described = device.Device("cpu", "a test"), []
+    for features in (("avx2",), ("avx2", "avx512f")):
+        monkeypatch.setattr(
+            "llama4_pipeline.metrics.machine.cpu_features", lambda features=features: features
+        )
+        described.append(cpu.machine())
+    assert described[0] != described[1]

@@ -148,5 +148,10 @@ def engine_facts(engine: str, path: Path, dtype: str) -> Facts:
         stored = stored_checkpoint(architecture, dtype)
     # Plain "PyTorch eager" is float32, as the table names it.
     plain = runs == "checkpoint" and stored.precision == "float32"
-    label = title if plain else f"{title} {_SHORT.get(stored.precision, stored.precision.upper())}"
+    label = title if plain else in_precision(title, stored.precision)
     return Facts(label, stored.precision, stored.weight_bytes, stored, architecture)
+
+
+def in_precision(title: str, precision: str) -> str:
+    """An engine's title with its precision, as "PyTorch eager BF16"."""
+    return f"{title} {_SHORT.get(precision, precision.upper())}"

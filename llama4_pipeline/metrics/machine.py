@@ -26,9 +26,11 @@ _LIBRARIES = (
 _FEATURES = (
     "avx2",
     "avx_vnni",
+    "avx_ne_convert",
     "avx512f",
     "avx512_vnni",
     "avx512_bf16",
+    "avx512_fp16",
     "amx_int8",
     "amx_bf16",
     "asimd",
@@ -75,9 +77,15 @@ def describe_machine(read_bandwidth: float | None = None) -> Machine:
         gpu=_gpu_name(),
         system=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         libraries=library_versions(),
-        features=_cpu_features(),
+        features=cpu_features(),
         read_bandwidth_bytes_per_second=read_bandwidth,
     )
+
+
+def cpu_features() -> tuple[str, ...]:
+    """Those of the processor's vector instructions that matrix kernels make use of; empty where Linux does not tell."""
+    flags = (_cpu_fact("flags") or _cpu_fact("Features")).split()
+    return tuple(name for name in _FEATURES if name in flags)
 
 
 def library_versions() -> dict[str, str]:
@@ -133,11 +141,6 @@ def _cuda_read_bandwidth() -> float:
 
 def _cpu_name() -> str:
     return _cpu_fact("model name") or platform.processor() or platform.machine()
-
-
-def _cpu_features() -> tuple[str, ...]:
-    flags = (_cpu_fact("flags") or _cpu_fact("Features")).split()
-    return tuple(name for name in _FEATURES if name in flags)
 
 
 def _cpu_fact(key: str) -> str:

@@ -1,6 +1,7 @@
 """The engines by name: what each runs, what it needs, how it opens. Importing this imports none of them."""
 
 import importlib.util
+import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -8,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama4_pipeline.device import first_gpu, missing_cuda_build
+from llama4_pipeline.device import first_gpu, missing_cuda_build, missing_products
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
 DEVICES = ("cpu", "cuda")
+_logger = logging.getLogger(__name__)
 
 
 class EngineUnavailable(InputError):  # noqa: N818  a state, named as the table shows it
@@ -94,6 +96,8 @@ def _open_pytorch(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.runtime.pytorch import PyTorchDecoder
 
+    if device == "cpu" and (slow := missing_products(dtype)):
+        _logger.warning("%s", slow)
     return PyTorchDecoder(Checkpoint.open(checkpoint), dtype, threads, device, compiled=compiled)
 
 

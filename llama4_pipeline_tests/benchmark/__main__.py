@@ -14,6 +14,7 @@ from pathlib import Path
 
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics.bench import in_precision
 from llama4_pipeline.metrics.isolated import last_line
 from llama4_pipeline.metrics.machine import Machine, describe_machine, measure_read_bandwidth
 from llama4_pipeline.progress import Progress
@@ -122,7 +123,7 @@ class _Bench:
         self._paths: dict[str, Path] = {}
         self._bandwidths: list[float] = []
         self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
-        self._reasons = {entry.key: find_engine(entry.engine).missing(device) for entry in model.entries}
+        self._reasons = {entry.key: entry.missing(device) for entry in model.entries}
         with ThreadPoolExecutor(max(threads // _THREADS_OF_A_MAKER, 1)) as makers:
             list(makers.map(self._make, [entry for entry in model.entries if not self._reasons[entry.key]]))
 
@@ -167,7 +168,7 @@ class _Bench:
 
     def _row(self, entry: Entry, judged: Quality | None) -> Row:
         runs = self._runs[entry.key]
-        title = runs[0].title if runs else f"{find_engine(entry.engine).title} {entry.precision.upper()}"
+        title = runs[0].title if runs else in_precision(find_engine(entry.engine).title, entry.precision)
         reason = self._reasons[entry.key]
         return Row(key=entry.key, title=title, unavailable=reason, runs=runs, quality=judged)
 

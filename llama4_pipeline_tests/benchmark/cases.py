@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.device import missing_products
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.sweep import Plan
 from llama4_pipeline.runtime.engines import find_engine
@@ -36,6 +37,12 @@ class Entry:
         """Whether its quality is measured; with a CUDA graph it is that of the same graph without."""
         rounded = self.precision in ("int8", "int4", "q8_0", "q4_0", "fp16")
         return rounded and self.engine != "onnxruntime-cuda-graph"
+
+    def missing(self, device: str) -> str | None:
+        """Why it is not measured on a device."""
+        engine = find_engine(self.engine)
+        by_loop = engine.runs == "checkpoint" and device == "cpu" and missing_products(self.precision)
+        return engine.missing(device) or by_loop or None
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ _CPU = (
     Entry("torch-compile", "bfloat16", slow=True),
     Entry("torch-compile", "float32", slow=True),
 )
-_DENSE = _CPU[:6]  # what PyTorch is held against is `mini`
+_DENSE = _CPU[:7]  # torch.compile is held against `mini`
 _CUDA = (
     Entry("onnxruntime", "int4", interleaved=True),
     Entry("onnxruntime-cuda-graph", "int4", interleaved=True),

@@ -34,3 +34,12 @@ def test_rows_of_some_engines_alone():
     assert {entry.engine for entry in mini.entries} == {"onnxruntime", "pytorch"}
     with pytest.raises(InputError, match="engine 'onnx' is unknown"):
         find_models(("mini",), "cuda", ("onnx",))
+
+
+def test_what_pytorch_multiplies_in_a_loop_is_not_measured(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: ("avx2",))
+    [mini] = find_models(("mini",), "cpu", ("pytorch", "onnxruntime"))
+    reasons = {entry.key: entry.missing("cpu") for entry in mini.entries}
+    assert "processors with avx512f" in str(reasons.pop("pytorch bfloat16"))
+    assert not any(reasons.values())
