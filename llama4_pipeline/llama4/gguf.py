@@ -183,7 +183,13 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor], kinds: list[gguf.GGM
         with Progress("write GGUF", total=len(tensors), unit="tensors") as progress:
             for tensor, kind in zip(tensors, kinds, strict=True):
                 for piece in tensor.pieces():
-                    file.write(gguf.quantize(np.ascontiguousarray(piece, dtype=np.float32), kind).data)
+                    values = np.ascontiguousarray(piece, dtype=np.float32)
+                    if (
+                        kind is gguf.GGMLQuantizationType.F16
+                        and np.abs(values).max() > np.finfo(np.float16).max
+                    ):
+                        raise InputError(f"{tensor.name} has weights that are beyond float16; write f32")
+                    file.write(gguf.quantize(values, kind).data)
                 writer.write_padding(file, file.tell())
                 progress.advance()
     finally:

@@ -10,12 +10,14 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread, Timer
 from typing import IO, TYPE_CHECKING
 
+import psutil
 from pydantic import ValidationError
 
 from llama4_pipeline.errors import CheckFailed
@@ -144,7 +146,7 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
 
     def end() -> None:
         late.set()
-        process.kill()
+        _kill_family(process.pid)
 
     alarm = Timer(limit_seconds or 0, end)
     if limit_seconds:
@@ -153,7 +155,7 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
         output = process.stdout.read().splitlines()
         status = process.wait()
     except BaseException:
-        process.kill()
+        _kill_family(process.pid)
         raise
     finally:
         alarm.cancel()
@@ -169,6 +171,15 @@ def last_line(command: Sequence[str], what: str, limit_seconds: float | None = N
     if not output:
         raise CheckFailed(f"{what} printed no measurement: {tail}")
     return output[-1]
+
+
+def _kill_family(pid: int) -> None:
+    """Kills a process with all that it started: any of them may hold its output open, which is read to its end."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        for each in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def _end_with(parent: int) -> None:

@@ -159,5 +159,8 @@ def _gpu_name() -> str | None:
     if tool is None:
         return None
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    answer = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):  # a driver that hangs is no reason to have no figures
+        return None
     return "; ".join(answer.stdout.splitlines()) if answer.returncode == 0 else None

@@ -2,7 +2,7 @@
 
 import ctypes
 import logging
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,11 @@ class LlamaCppDecoder:
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
         self._thread = ThreadPoolExecutor(1)
-        self._open_context(1)
+        try:
+            self._open_context(1)
+        except InputError:
+            self.close()
+            raise
 
     def reset(self) -> None:
         if self._context:
@@ -84,7 +88,7 @@ class LlamaCppDecoder:
             for start in range(0, len(rows), _TOKENS_PER_CALL):
                 part = slice(start, start + _TOKENS_PER_CALL)
                 self._decode(input_ids, positions, rows[part], columns[part], logits)
-        except CheckFailed:
+        except BaseException:
             self.reset()
             raise
         self.mask = mask
@@ -152,7 +156,12 @@ class LlamaCppDecoder:
                 batch.n_seq_id[index] = 1
                 batch.seq_id[index][0] = int(row)
                 batch.logits[index] = bool(column >= first_kept)
-            if self._thread.submit(llama_cpp.llama_decode, self._context, batch).result():
+            running = self._thread.submit(llama_cpp.llama_decode, self._context, batch)
+            try:
+                status = running.result()
+            finally:
+                wait([running])  # an interrupt reaches this thread alone, and the other still reads the batch
+            if status:
                 raise CheckFailed("llama.cpp could not decode: its cache is full")
         finally:
             llama_cpp.llama_batch_free(batch)

@@ -5,7 +5,7 @@ import pytest
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 from llama4_pipeline.metrics.roofline import stored_gguf
-from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
+from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
 
 gguf = pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
 
@@ -57,6 +57,15 @@ def test_a_width_that_is_no_multiple_of_the_block_is_refused(tmp_path):
         InputError, match="is 48 wide, no multiple of the 32 weights that share a scale in q4_0"
     ):
         write(tmp_path, "q4_0", hidden_size=48)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_weights_beyond_float16_are_refused(tmp_path):
+    checkpoint = write_random_checkpoint(
+        tmp_path / "checkpoint", **(REPRESENTABLE | {"initializer_range": 1e6})
+    )
+    with pytest.raises(InputError, match=r"\.weight has weights that are beyond float16; write f32"):
+        write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "f16", 300)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 

@@ -93,6 +93,15 @@ def test_a_process_that_takes_too_long_is_ended():
         last_line(["sleep", "60"], "sleep", limit_seconds=1)
 
 
+def test_what_a_process_started_ends_with_it():
+    """It holds the same pipe, which would be read for as long as it lives."""
+    start = time.monotonic()
+    with pytest.raises(CheckFailed, match=r"shell took more than 1 s"):
+        last_line(["sh", "-c", "sleep 60; true"], "shell", limit_seconds=1)
+    assert time.monotonic() - start < 30
+    assert not psutil.Process().children(recursive=True)
+
+
 def test_words_that_are_no_text_hold_nothing_up():
     code = r"import sys; sys.stderr.buffer.write(b'caf\xe9\n' * 100_000); print('done')"
     assert last_line([sys.executable, "-c", code], "child", limit_seconds=20) == "done"

@@ -1,7 +1,9 @@
 """The description of the machine."""
 
 import json
+import subprocess
 
+from llama4_pipeline.metrics import machine
 from llama4_pipeline.metrics.machine import (
     Machine,
     describe_machine,
@@ -22,6 +24,17 @@ def test_describes_this_machine():
 def test_identity_leaves_out_what_was_measured():
     assert describe_machine(1e9).identity() == describe_machine(2e9).identity()
     assert "libraries" in describe_machine().identity()
+
+
+def test_a_driver_that_does_not_answer_costs_its_name_alone(monkeypatch):
+    def hang(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr("subprocess.run", hang)
+    machine._gpu_name.cache_clear()
+    assert describe_machine().gpu is None
+    machine._gpu_name.cache_clear()
 
 
 def test_read_bandwidth_is_of_a_possible_size():

@@ -1,5 +1,8 @@
 """llama.cpp on a GGUF file of the same checkpoint: the same logits as PyTorch, row by row and step by step."""
 
+import signal
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -122,6 +125,35 @@ def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tmp_path, monkeypat
             decoder.forward(IDS)
     assert decoder.mask.size == 0
     np.testing.assert_allclose(decoder.forward(IDS), before, atol=1e-4)
+    decoder.close()
+
+
+def test_an_interrupt_waits_for_the_tokens_that_are_being_read(tmp_path, monkeypatch):
+    """Their batch would be freed under them, and the next call would find them in the cache."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    before = decoder.forward(IDS)
+    decoder.reset()
+    decode, free, happened = llama_cpp.llama_decode, llama_cpp.llama_batch_free, []
+
+    def slow_decode(*arguments):
+        signal.raise_signal(signal.SIGINT)  # Python hands it to the main thread, which waits
+        time.sleep(0.5)
+        happened.append("decoded")
+        return decode(*arguments)
+
+    def noted_free(batch):
+        happened.append("freed")
+        free(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(llama_cpp, "llama_decode", slow_decode)
+        patch.setattr(llama_cpp, "llama_batch_free", noted_free)
+        with pytest.raises(KeyboardInterrupt):
+            decoder.forward(IDS)
+    assert happened == ["decoded", "freed"]
+    np.testing.assert_array_equal(decoder.forward(IDS), before)
     decoder.close()
 
 
