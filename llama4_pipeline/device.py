@@ -88,7 +88,7 @@ def missing_products(dtype: str) -> str | None:
     needed = _PRODUCTS.get(dtype, ())
     if not needed or set(needed) & set(cpu_features()):
         return None
-    return f"PyTorch multiplies {dtype} quickly on processors with {' or '.join(needed)} alone; use float32"
+    return f"PyTorch has no kernel for products in {dtype} without {' or '.join(needed)}; use float32"
 
 
 def missing_cuda_build(*libraries: str) -> str | None:
