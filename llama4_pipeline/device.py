@@ -19,9 +19,10 @@ _CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
     "torch": (lambda version: not version.endswith("+cpu"), "PyTorch is missing or a build for the CPU"),
 }
 
-# What PyTorch's kernels for products in a type need on an x86 processor, one of each (ideep's has_bf16_type_support and
-# has_fp16_type_support). Without, a loop in one thread multiplies experts 45 times as slowly as in float32.
-_PRODUCTS = {"bfloat16": ("avx512f", "avx_ne_convert"), "float16": ("avx512_fp16", "avx_ne_convert")}
+# What PyTorch's kernels for stacks of matrices in a type need on an x86 processor, one of each (ideep's
+# has_bf16_type_support and has_fp16_type_support). Without, a loop in one thread multiplies experts eighty times as
+# slowly as in float32; a dense matrix has another kernel, slower than float32 for prompts and quicker for a token.
+_STACKS = {"bfloat16": ("avx512f", "avx_ne_convert"), "float16": ("avx512_fp16", "avx_ne_convert")}
 
 
 @dataclass(frozen=True)
@@ -46,14 +47,14 @@ class Device:
         }
         return description | ({"gpu": self.gpu} if self.gpu else {})
 
-    def pytorch_dtype(self, stored: str) -> str:
+    def pytorch_dtype(self, stored: str, has_experts: bool) -> str:
         """What PyTorch runs a checkpoint in that is stored in a type.
 
-        On a GPU float16; on a CPU as transformers would load it, but float32 where `missing_products`.
+        On a GPU float16; on a CPU as transformers would load it, but experts in float32 where `missing_stacks`.
         """
         if self.name == "cuda":
             return "float16"
-        return "float32" if missing_products(stored) else stored
+        return "float32" if has_experts and missing_stacks(stored) else stored
 
 
 def find_device() -> Device:
@@ -79,16 +80,16 @@ def find_device() -> Device:
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
 
 
-def missing_products(dtype: str) -> str | None:
-    """Why products in a type take PyTorch minutes on this processor, and what to do; None where it has a kernel."""
+def missing_stacks(dtype: str) -> str | None:
+    """Why experts in a type take PyTorch minutes on this processor, and what to do; None where it has a kernel."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
     from llama4_pipeline.metrics.machine import cpu_features
 
-    needed = _PRODUCTS.get(dtype, ())
+    needed = _STACKS.get(dtype, ())
     if not needed or set(needed) & set(cpu_features()):
         return None
-    return f"PyTorch has no kernel for products in {dtype} without {' or '.join(needed)}; use float32"
+    return f"PyTorch has no kernel for experts in {dtype} without {' or '.join(needed)}; use float32"
 
 
 def missing_cuda_build(*libraries: str) -> str | None:

@@ -131,7 +131,9 @@ def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {
         "model": model.name,
         "device": device.name,
-        "dtype": device.pytorch_dtype(model.dtype),
+        "dtype": device.pytorch_dtype(
+            model.dtype, model.architecture is not None and model.architecture.has_experts
+        ),
         "benchmark": model.benchmark.model_dump(mode="json"),
         "trained": model.has_trained_weights,
     }

@@ -45,7 +45,7 @@ def test_a_device_that_is_none_is_refused(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the rule is one of x86")
-def test_pytorch_runs_in_float32_what_it_has_no_products_for_here() -> None:
+def test_pytorch_runs_experts_in_float32_where_it_has_no_kernel_here() -> None:
     supported = {
         "float32": True,
         "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
@@ -53,8 +53,9 @@ def test_pytorch_runs_in_float32_what_it_has_no_products_for_here() -> None:
     }
     cpu = device.Device("cpu", "a test")
     for dtype, has_kernel in supported.items():
-        assert cpu.pytorch_dtype(dtype) == (dtype if has_kernel else "float32")
-    assert device.Device("cuda", "a test").pytorch_dtype("bfloat16") == "float16"
+        assert cpu.pytorch_dtype(dtype, has_experts=True) == (dtype if has_kernel else "float32")
+        assert cpu.pytorch_dtype(dtype, has_experts=False) == dtype
+    assert device.Device("cuda", "a test").pytorch_dtype("bfloat16", has_experts=True) == "float16"
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,13 @@ def test_pytorch_runs_in_float32_what_it_has_no_products_for_here() -> None:
         (("avx2", "avx_ne_convert"), {"float32", "bfloat16", "float16"}),
     ],
 )
-def test_products_by_the_processors_vectors(
+def test_experts_by_the_processors_vectors(
     features: tuple[str, ...], quick: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: features)
     types = ("float32", "bfloat16", "float16")
-    assert {dtype for dtype in types if not device.missing_products(dtype)} == quick
+    assert {dtype for dtype in types if not device.missing_stacks(dtype)} == quick
 
 
 def test_measurements_of_processors_with_other_vectors_are_not_compared(

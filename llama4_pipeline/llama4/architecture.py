@@ -108,6 +108,11 @@ class Architecture:
             tensors[LM_HEAD] = (self.vocab_size, self.hidden_size)
         return tensors
 
+    @property
+    def has_experts(self) -> bool:
+        """Whether any layer is a mixture of experts."""
+        return any(layer.is_moe for layer in self.layers)
+
     def parameters(self) -> int:
         """Number of weights in the checkpoint; a tied embedding counts once."""
         return sum(math.prod(shape) for shape in self.checkpoint_tensors().values())

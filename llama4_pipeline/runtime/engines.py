@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llama4_pipeline.device import first_gpu, missing_cuda_build, missing_products
+from llama4_pipeline.device import first_gpu, missing_cuda_build, missing_stacks
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
@@ -96,9 +96,10 @@ def _open_pytorch(
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.runtime.pytorch import PyTorchDecoder
 
-    if device == "cpu" and (slow := missing_products(dtype)):
+    opened = Checkpoint.open(checkpoint)
+    if device == "cpu" and opened.architecture.has_experts and (slow := missing_stacks(dtype)):
         _logger.warning("%s", slow)
-    return PyTorchDecoder(Checkpoint.open(checkpoint), dtype, threads, device, compiled=compiled)
+    return PyTorchDecoder(opened, dtype, threads, device, compiled=compiled)
 
 
 def _open_compiled(checkpoint: Path | str, dtype: str, threads: int, device: str) -> Decoder:

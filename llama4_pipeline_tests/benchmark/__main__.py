@@ -123,7 +123,7 @@ class _Bench:
         self._paths: dict[str, Path] = {}
         self._bandwidths: list[float] = []
         self._runs: dict[str, list[Run]] = {entry.key: [] for entry in model.entries}
-        self._reasons = {entry.key: entry.missing(device) for entry in model.entries}
+        self._reasons = {entry.key: entry.missing(device, model.has_experts) for entry in model.entries}
         with ThreadPoolExecutor(max(threads // _THREADS_OF_A_MAKER, 1)) as makers:
             list(makers.map(self._make, [entry for entry in model.entries if not self._reasons[entry.key]]))
 

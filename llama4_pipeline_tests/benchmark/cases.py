@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from llama4_pipeline.catalog import load_catalog
-from llama4_pipeline.device import missing_products
+from llama4_pipeline.device import missing_stacks
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.sweep import Plan
 from llama4_pipeline.runtime.engines import find_engine
@@ -38,11 +38,11 @@ class Entry:
         rounded = self.precision in ("int8", "int4", "q8_0", "q4_0", "fp16")
         return rounded and self.engine != "onnxruntime-cuda-graph"
 
-    def missing(self, device: str) -> str | None:
-        """Why it is not measured on a device."""
+    def missing(self, device: str, has_experts: bool) -> str | None:
+        """Why it is not measured on a device, for a model with or without experts."""
         engine = find_engine(self.engine)
-        by_loop = engine.runs == "checkpoint" and device == "cpu" and missing_products(self.precision)
-        return engine.missing(device) or by_loop or None
+        in_a_loop = has_experts and device == "cpu" and engine.runs == "checkpoint"
+        return engine.missing(device) or (missing_stacks(self.precision) if in_a_loop else None)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Model:
     """One model of the catalog with random weights, and its rows."""
 
     name: str
+    has_experts: bool
     layers: int | None
     entries: tuple[Entry, ...]
     plan: Plan
@@ -118,7 +119,9 @@ def find_models(names: tuple[str, ...], device: str, engines: tuple[str, ...] = 
             raise InputError(f"no model {name!r} in the catalog; it has {', '.join(catalog)}")
         layers, entries = suite.get(name, (None, _CUDA if device == "cuda" else _CPU))
         asked = tuple(entry for entry in entries if not engines or entry.engine in engines)
-        models.append(Model(name, layers, asked, Plan() if layers is None else _ROOFLINE_PLAN))
+        architecture = catalog[name].architecture
+        has_experts = architecture is not None and architecture.has_experts
+        models.append(Model(name, has_experts, layers, asked, Plan() if layers is None else _ROOFLINE_PLAN))
     return models
 
 

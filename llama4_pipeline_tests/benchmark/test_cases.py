@@ -40,6 +40,8 @@ def test_what_pytorch_multiplies_in_a_loop_is_not_measured(monkeypatch: pytest.M
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: ("avx2",))
     [mini] = find_models(("mini",), "cpu", ("pytorch", "onnxruntime"))
-    reasons = {entry.key: entry.missing("cpu") for entry in mini.entries}
+    reasons = {entry.key: entry.missing("cpu", mini.has_experts) for entry in mini.entries}
     assert "in bfloat16 without avx512f" in str(reasons.pop("pytorch bfloat16"))
     assert not any(reasons.values())
+    [dense] = find_models(("mobilellm-r1-950m",), "cpu", ("pytorch",))
+    assert not any(entry.missing("cpu", dense.has_experts) for entry in dense.entries)

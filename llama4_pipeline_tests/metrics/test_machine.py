@@ -26,7 +26,7 @@ def test_identity_leaves_out_what_was_measured():
     assert "libraries" in describe_machine().identity()
 
 
-def test_a_driver_that_does_not_answer_costs_its_name_alone(monkeypatch):
+def test_a_driver_that_does_not_answer_costs_its_name_alone(monkeypatch, caplog):
     def hang(command, timeout, **_):
         raise subprocess.TimeoutExpired(command, timeout)
 
@@ -34,6 +34,7 @@ def test_a_driver_that_does_not_answer_costs_its_name_alone(monkeypatch):
     monkeypatch.setattr("subprocess.run", hang)
     machine._gpu_name.cache_clear()
     assert describe_machine().gpu is None
+    assert "the GPU goes without a name" in caplog.text
     machine._gpu_name.cache_clear()
 
 
