@@ -58,6 +58,16 @@ def engines(request, tmp_path):
     llamacpp.close()
 
 
+@pytest.fixture
+def decoder(tmp_path):
+    """Of a dense model in q8_0, with room for 300 tokens."""
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    opened = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    yield opened
+    opened.close()
+
+
 def test_rows_of_different_length_prefill_and_decode(engines):
     llamacpp, pytorch = engines
     mask = np.ones_like(IDS)
@@ -72,35 +82,24 @@ def test_rows_of_different_length_prefill_and_decode(engines):
     np.testing.assert_allclose(kept, pytorch.forward(IDS[:1], logits_to_keep=2), atol=5e-5)
 
 
-def test_context_is_what_the_file_promises(tmp_path):
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+def test_context_is_what_the_file_promises(decoder):
     decoder.forward(np.ones((2, 300), dtype=np.int64), logits_to_keep=1)
     # Rows, slots (llama.cpp rounds 300 tokens up), layers, K and V, heads, width, f16.
     assert decoder.cache_bytes() == 2 * 512 * 4 * 2 * 2 * 16 * 2
     with pytest.raises(InputError, match="301 tokens do not fit"):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
-    decoder.close()
 
 
-def test_what_another_library_does_with_amx_between_does_not_count(tmp_path):
+def test_what_another_library_does_with_amx_between_does_not_count(decoder):
     """Where the processor has none, this says nothing."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
     before = decoder.forward(IDS)
     ones = torch.ones(256, 256, dtype=torch.bfloat16)
     torch.nn.functional.linear(ones, ones)
     decoder.reset()
     np.testing.assert_array_equal(decoder.forward(IDS), before)
-    decoder.close()
 
 
-def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(tmp_path):
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(decoder):
     before = decoder.forward(IDS)
     decoder.reset()
     with pytest.raises(InputError, match="cannot make a cache of 300 rows"):
@@ -108,13 +107,9 @@ def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(tmp_pa
     assert decoder.cache_bytes() == 0
     decoder.reset()
     np.testing.assert_array_equal(decoder.forward(IDS), before)
-    decoder.close()
 
 
-def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tmp_path, monkeypatch):
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(decoder, monkeypatch):
     before = decoder.forward(IDS)
     decoder.reset()
     monkeypatch.setattr(llamacpp, "_TOKENS_PER_CALL", 50)
@@ -125,14 +120,10 @@ def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tmp_path, monkeypat
             decoder.forward(IDS)
     assert decoder.mask.size == 0
     np.testing.assert_allclose(decoder.forward(IDS), before, atol=1e-4)
-    decoder.close()
 
 
-def test_an_interrupt_waits_for_the_tokens_that_are_being_read(tmp_path, monkeypatch):
+def test_an_interrupt_waits_for_the_tokens_that_are_being_read(decoder, monkeypatch):
     """Their batch would be freed under them, and the next call would find them in the cache."""
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
     before = decoder.forward(IDS)
     decoder.reset()
     decode, free, happened = llama_cpp.llama_decode, llama_cpp.llama_batch_free, []
@@ -154,7 +145,6 @@ def test_an_interrupt_waits_for_the_tokens_that_are_being_read(tmp_path, monkeyp
             decoder.forward(IDS)
     assert happened == ["decoded", "freed"]
     np.testing.assert_array_equal(decoder.forward(IDS), before)
-    decoder.close()
 
 
 def test_another_file_is_refused(tmp_path):
