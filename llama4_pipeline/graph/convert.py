@@ -18,12 +18,12 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, save_graph
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
+from llama4_pipeline.llama4.weights import require_float16_range
 
 QUANTIZED_OPERATORS = frozenset(
     {"MatMulNBits", "QMoE", "GatherBlockQuantized", "MatMulInteger", "DequantizeLinear"}
 )
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
-_LARGEST = float(np.finfo(np.float16).max)
 _NO_CPU_KERNEL = {"MoE"}
 _BLOCK_WEIGHTS = 1 << 24
 _NEVER_HALF = {  # statistics that the kernel keeps in float32
@@ -189,9 +189,5 @@ def _blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
 
 def _in_range(weights: np.ndarray, name: str) -> np.ndarray:
     wide = weights.astype(np.float32)
-    largest = max(float(wide.max()), -float(wide.min()))
-    if not largest <= _LARGEST:
-        raise InputError(
-            f"{name} holds {largest:g}, beyond float16's {_LARGEST:g}: keep this model in float32"
-        )
+    require_float16_range(wide, name, "keep this model in float32")
     return torch.from_numpy(wide).to(torch.float16).numpy()  # numpy rounds the same, one by one

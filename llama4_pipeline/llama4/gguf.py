@@ -18,7 +18,7 @@ import numpy as np
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.llamacpp_form import LlamaCppForm, find_form
-from llama4_pipeline.llama4.weights import iterate_rows
+from llama4_pipeline.llama4.weights import iterate_rows, require_float16_range
 from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.units import format_bytes
@@ -184,11 +184,8 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor], kinds: list[gguf.GGM
             for tensor, kind in zip(tensors, kinds, strict=True):
                 for piece in tensor.pieces():
                     values = np.ascontiguousarray(piece, dtype=np.float32)
-                    if (
-                        kind is gguf.GGMLQuantizationType.F16
-                        and np.abs(values).max() > np.finfo(np.float16).max
-                    ):
-                        raise InputError(f"{tensor.name} has weights that are beyond float16; write f32")
+                    if kind is gguf.GGMLQuantizationType.F16:
+                        require_float16_range(values, tensor.name, "write f32")
                     file.write(gguf.quantize(values, kind).data)
                 writer.write_padding(file, file.tell())
                 progress.advance()

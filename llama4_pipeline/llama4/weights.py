@@ -28,6 +28,7 @@ INDEX_FILE = "model.safetensors.index.json"
 SINGLE_FILE = "model.safetensors"
 _PICKLED = ("*.bin", "*.pt", "*.pth")
 _PIECE_BYTES = 1 << 26
+_LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 class WeightSource(Protocol):
@@ -113,6 +114,17 @@ def iterate_rows(source: WeightSource, name: str, piece_bytes: int = _PIECE_BYTE
     step = max(piece_bytes // row_bytes, 1)
     for first in range(0, shape[0], step):
         yield source.read(name, slice(first, first + step))
+
+
+def require_float16_range(values: np.ndarray, name: str, remedy: str) -> None:
+    """Makes sure that float32 weights of a tensor stay finite in float16.
+
+    Raises:
+        InputError: One does not, or is NaN; the message ends with the remedy.
+    """
+    largest = max(float(values.max()), -float(values.min()))
+    if not largest <= _LARGEST_FLOAT16:
+        raise InputError(f"{name} holds {largest:g}, beyond float16's {_LARGEST_FLOAT16:g}: {remedy}")
 
 
 def weight_files(directory: Path) -> dict[str, set[str]]:
