@@ -23,7 +23,7 @@ def test_int4_computes_in_what_the_device_has_kernels_for(
         '[models.small]\nsource = "local:checkpoint"\ndescription = "small"\nmax_context = 512\n'
     )
     monkeypatch.setenv("LLAMA4_PIPELINE_CATALOG", str(catalog))
-    workshop = Workshop(Model("small", None, (_INT4,), Plan()), tmp_path, device)
+    workshop = Workshop(Model("small", True, None, (_INT4,), Plan()), tmp_path, device)
     graph = workshop.path(_INT4)
     assert workshop.path(_INT4) == graph
     model = onnx.load(graph / "model.onnx", load_external_data=False)
