@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 from unittest import mock
 
 import numpy as np
@@ -198,7 +198,7 @@ class Trial:
         way = next(way for way in self.ways if way.graph == graph)
         out = self.scratch / f"{self.model}-{graph}"
         with _all_alike(way.scheme) if way.scheme else nullcontext():
-            _export(Checkpoint.open(self.checkpoint), out, way.precision, self.device)
+            _export(Checkpoint.open(self.checkpoint), out, cast(Precision, way.precision), self.device)
         if way.rotates:
             let_attention_rotate(out / "model.onnx")
 
@@ -264,10 +264,11 @@ def _all_alike(scheme: Scheme) -> AbstractContextManager:
     return mock.patch.multiple(quantize, PRESETS=presets, DENSE_PRESETS=presets)
 
 
-def _export(checkpoint: Checkpoint, out: Path, precision: str, device: DeviceName) -> None:
+def _export(checkpoint: Checkpoint, out: Path, precision: Precision, device: DeviceName) -> None:
     rounded: dict = {} if precision == "fp16" else {"method": "rtn", "device": device}
-    kind: Precision = precision  # type: ignore[assignment]
-    export_in_one_stream(checkpoint, out, form="fused", precision=kind, max_context=_MAX_CONTEXT, **rounded)
+    export_in_one_stream(
+        checkpoint, out, form="fused", precision=precision, max_context=_MAX_CONTEXT, **rounded
+    )
 
 
 def let_attention_rotate(file: Path) -> int:

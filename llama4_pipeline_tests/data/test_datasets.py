@@ -70,7 +70,7 @@ def test_no_task_text_is_part_of_calibration_or_training(built: tuple[Path, Data
             text = _passage(sample)
             assert (" ".join(text.split()) in learned) is False, text
     prompts = {example.prompt for example in (*classify_examples(train), *summarise_examples(train))}
-    assert not prompts & {sample.prompt for sample in read_samples(built[0] / "classify.jsonl")}  # type: ignore[union-attr]
+    assert not prompts & {sample.prompt for sample in read_samples(built[0] / "classify.jsonl")}
 
 
 def test_the_same_files_every_time(built: tuple[Path, DatasetsReport], tmp_path: Path):

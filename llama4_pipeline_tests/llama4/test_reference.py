@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_directory_is_a_checkpoint_of_transformers(trained: Path):
-    model, loading = Llama4ForCausalLM.from_pretrained(trained, output_loading_info=True)
+    loaded: Any = Llama4ForCausalLM.from_pretrained(trained, output_loading_info=True)
+    model, loading = loaded
     assert not loading["missing_keys"] and not loading["unexpected_keys"]
     tokenizer = AutoTokenizer.from_pretrained(trained)
     text = "Return the name \N{GREEK SMALL LETTER PI} of the file.\n"

@@ -111,7 +111,7 @@ def test_a_launched_run_names_its_machine(tmp_path: Path) -> None:
 def test_a_process_is_known_after_the_clock_was_put_right(monkeypatch: pytest.MonkeyPatch) -> None:
     before = process_tag()
     booted = psutil.boot_time()
-    monkeypatch.setattr(psutil._psplatform, "boot_time", lambda: booted + 3600)
+    monkeypatch.setattr("psutil._psplatform.boot_time", lambda: booted + 3600)
     assert process_tag() == before
 
 

@@ -134,10 +134,12 @@ def test_the_plain_attention_kernel_is_asked_for_unless_the_caller_chose(chosen,
 def test_a_step_moves_nothing_in_a_shared_cache(fused_graph):
     decoder = OrtDecoder(fused_graph, threads=1)
     decoder.forward(np.ones((2, 5), dtype=np.int64))
-    addresses = [buffer.data_ptr() for buffer in decoder._cache._buffers]
+    shared = decoder._cache
+    assert isinstance(shared, kv_cache.SharedBuffers)
+    addresses = [buffer.data_ptr() for buffer in shared._buffers]
     for _ in range(5):
         decoder.forward(np.ones((2, 1), dtype=np.int64))
-    assert [buffer.data_ptr() for buffer in decoder._cache._buffers] == addresses
+    assert [buffer.data_ptr() for buffer in shared._buffers] == addresses
 
 
 def test_another_batch_begins_with_small_buffers(fused_graph):
@@ -159,10 +161,12 @@ def test_a_step_binds_nothing_anew_where_all_layers_are_chunked(tmp_path):
     )
     decoder = OrtDecoder(tmp_path / "graph", threads=1)
     decoder.forward(np.ones((1, 20), dtype=np.int64))
-    bound = decoder._cache._bound
+    shared = decoder._cache
+    assert isinstance(shared, kv_cache.SharedBuffers)
+    bound = shared._bound
     for _ in range(20):
         decoder.forward(np.ones((1, 1), dtype=np.int64))
-    assert decoder._cache._bound is bound
+    assert shared._bound is bound
 
 
 def test_logits_stay_what_they_were(graph_decoder):

@@ -7,7 +7,9 @@ import pytest
 import torch
 from transformers import Llama4ForCausalLM
 
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.engines import open_decoder
+from llama4_pipeline.runtime.pytorch import PyTorchDecoder
 
 IDS = np.random.default_rng(0).integers(0, 131, (1, 40))
 
@@ -22,7 +24,7 @@ def test_steps_equal_one_call_without_cache(tiny_random_checkpoint, reference):
 
 
 def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tiny_random_checkpoint, reference):
-    decoder = open_decoder("pytorch", checkpoint=tiny_random_checkpoint, threads=1)
+    decoder = PyTorchDecoder(Checkpoint.open(tiny_random_checkpoint), threads=1, compiled=False)
     decoder.forward(IDS[:, :5])
 
     def end(*_):

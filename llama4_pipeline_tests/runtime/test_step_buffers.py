@@ -1,5 +1,6 @@
 """What the runs of a graph read."""
 
+import ctypes
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ class DeviceBinding:
         self.inputs: dict[str, np.ndarray] = {}
 
     def bind_input(self, name: str, device: str, number: int, dtype: Any, shape: Any, address: int) -> None:
-        held = (np.ctypeslib.ctypes.c_int64 * int(np.prod(shape))).from_address(address)
+        held = (ctypes.c_int64 * int(np.prod(shape))).from_address(address)
         self.inputs[name] = np.array(held, dtype=dtype).reshape(shape)
 
 

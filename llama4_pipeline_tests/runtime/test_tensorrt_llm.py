@@ -189,8 +189,8 @@ def reference(checkpoint) -> PyTorchDecoder:
 def library(monkeypatch) -> Iterator[ModuleType]:
     module, llmapi = ModuleType("tensorrt_llm"), ModuleType("tensorrt_llm.llmapi")
     module.__spec__ = ModuleSpec("tensorrt_llm", None)
-    llmapi.KvCacheConfig = KvCacheConfig
-    module.LLM, module.SamplingParams, module.llmapi = LLM, SamplingParams, llmapi
+    vars(llmapi).update(KvCacheConfig=KvCacheConfig)
+    vars(module).update(LLM=LLM, SamplingParams=SamplingParams, llmapi=llmapi)
     monkeypatch.setitem(sys.modules, "tensorrt_llm", module)
     monkeypatch.setitem(sys.modules, "tensorrt_llm.llmapi", llmapi)
     monkeypatch.setattr(engines, "first_gpu", lambda: "NVIDIA H200")
@@ -206,7 +206,7 @@ def decoder(library, checkpoint, reference):
     decoder = open_decoder("tensorrt-llm", checkpoint=checkpoint, dtype="float16", device="cuda")
     yield decoder
     decoder.close()
-    assert not decoder._llm.is_open
+    assert not decoder._llm.is_open  # type: ignore[attr-defined]
 
 
 def rows(steps) -> list[list[int]]:
