@@ -66,12 +66,18 @@ def _is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if node != platform.node():
         return False
     if process:
-        return not _is_alive(identity)
+        return not _is_copied(instance, run) and not _is_alive(identity)
     for entry in instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
         event = entry.get_dagster_event()
         if (event.message or "").startswith(_STARTED_PROCESS):
             return not _was_there(int(str(event.engine_event_data.metadata["pid"].value)), entry.timestamp)
     return False
+
+
+def _is_copied(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Whether the tag is of the run that this one repeats: Dagster copies tags, our launcher alone replaces this."""
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    return parent is not None and parent.tags.get(PROCESS_TAG) == run.tags[PROCESS_TAG]
 
 
 def _was_there(pid: int, moment: float) -> bool:

@@ -96,6 +96,19 @@ def test_a_run_of_another_machine_is_left_alone(tags: dict[str, str]) -> None:
         assert close_dead_runs(instance) == []
 
 
+def test_a_dead_commands_tag_says_nothing_of_the_run_that_repeats_it() -> None:
+    """The UI copies tags; a launcher other than ours leaves them."""
+    gone = subprocess.Popen(["true"])
+    dead = {PROCESS_TAG: f"{platform.node()}/{gone.pid}/1.00"}
+    gone.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        first = _started(instance, None, dead)
+        again = _started(instance, os.getpid(), dead, parent=first)
+        assert close_dead_runs(instance) == [first]
+        run = instance.get_run_by_id(again)
+        assert run is not None and run.status is dg.DagsterRunStatus.STARTED
+
+
 def test_a_launched_run_names_its_machine(tmp_path: Path) -> None:
     dagster = DagsterProcesses(tmp_path / "home", ROOT / "dagster.yaml", {})
     with dagster.instance() as instance:
@@ -115,10 +128,14 @@ def test_a_process_is_known_after_the_clock_was_put_right(monkeypatch: pytest.Mo
     assert process_tag() == before
 
 
-def _started(instance: dg.DagsterInstance, pid: int | None, tags: dict[str, str]) -> str:
+def _started(
+    instance: dg.DagsterInstance, pid: int | None, tags: dict[str, str], parent: str | None = None
+) -> str:
     """A run as the code server leaves it when it has started the process."""
     empty = dg.job(name="empty")(lambda: None)
-    run = instance.create_run_for_job(empty, status=dg.DagsterRunStatus.STARTED, tags=tags)
+    run = instance.create_run_for_job(
+        empty, status=dg.DagsterRunStatus.STARTED, tags=tags, parent_run_id=parent, root_run_id=parent
+    )
     if pid is not None:
         instance.report_engine_event(
             f"Started process for run (pid: {pid}).", run, EngineEventData.in_process(pid)
