@@ -1,6 +1,6 @@
 """The decode loop, the same for every engine: prefill once, then one token per row and step, streamed."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 
 import numpy as np
 
@@ -21,12 +21,12 @@ def generate(
     sampling: Sampling = GREEDY,
     stop_tokens: Sequence[int] = (),
     seed: int = 0,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Generates token by token.
 
     The prompt is appended to what the cache holds, so that a second call is a second turn; call
     `decoder.reset()` for a new conversation. The last token yielded is not in the cache yet: a second turn's
-    input begins with it.
+    input begins with it. Who stops early closes the generator: an engine with a scheduler goes on until then.
 
     Args:
         decoder: the engine.

@@ -76,14 +76,19 @@ class TensorRtLlmDecoder:
         streams = [self._llm.generate_async(list(row), parameters, streaming=True) for row in self._rows]
         steps = [_tokens(stream) for stream in streams]
         previous: np.ndarray | None = None
-        for _ in range(max_new_tokens):
-            tokens = np.array([next(row, FINISHED) for row in steps], dtype=np.int64)
-            if (tokens == FINISHED).all():
-                return
-            if previous is not None:
-                self._append(np.maximum(previous, 0)[:, None], self._with(previous >= 0))
-            previous = np.where(np.isin(tokens, stop_tokens), FINISHED, tokens)
-            yield tokens
+        try:
+            for _ in range(max_new_tokens):
+                tokens = np.array([next(row, FINISHED) for row in steps], dtype=np.int64)
+                if (tokens == FINISHED).all():
+                    return
+                if previous is not None:
+                    self._append(np.maximum(previous, 0)[:, None], self._with(previous >= 0))
+                previous = np.where(np.isin(tokens, stop_tokens), FINISHED, tokens)
+                yield tokens
+        finally:
+            for stream in streams:
+                if not stream.finished:
+                    stream.abort()
 
     def cache_bytes(self) -> int:
         """Of the cached tokens; the pool that TensorRT-LLM holds is a share of the device's memory."""

@@ -74,6 +74,14 @@ class RequestOutput:
         self.context_logits = context_logits
         self._left, self._stops = list(tokens), parameters.stop_token_ids or []
         self._step = 1 if streaming else len(tokens)
+        self.aborted = False
+
+    @property
+    def finished(self) -> bool:
+        return bool(self.outputs[0].finish_reason)
+
+    def abort(self) -> None:
+        self.aborted = True
 
     def __iter__(self) -> "RequestOutput":
         return self
@@ -283,6 +291,18 @@ def test_streams_as_tokens_come(decoder):
     second = next(steps)
     assert decoder._rows == [[*prompt, token] for prompt, token in zip(PROMPTS, first, strict=True)]
     assert not np.array_equal(first, second)
+
+
+def test_a_stream_that_is_left_takes_its_requests_back(decoder):
+    ids, mask = pad_left(PROMPTS)
+    stop = rows(generate(decoder, ids, mask, max_new_tokens=2))[0][1]
+    decoder.reset()
+    steps = generate(decoder, ids, mask, max_new_tokens=8, stop_tokens=[stop])
+    next(steps), next(steps)
+    steps.close()
+    answers = decoder._llm.answers
+    assert [answer.finished for answer in answers[-3:]] == [True, False, False]
+    assert [answer.aborted for answer in answers] == [False] * 4 + [True] * 2
 
 
 def test_stop_tokens_are_yielded_and_rows_go_on_in_the_second_turn(decoder, reference):
