@@ -115,7 +115,7 @@ def _greedy_line(
     model: Llama4ForCausalLM, tokenizer: PreTrainedTokenizerBase, prompt: str, longest: int
 ) -> str:
     inputs = tokenizer(prompt, return_tensors="pt")
-    tokens = model.generate(**inputs, max_new_tokens=longest, do_sample=False)  # type: ignore[misc]
+    tokens = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
     answer = str(tokenizer.decode(tokens[0, inputs.input_ids.shape[1] :], skip_special_tokens=True))
     return answer.strip().partition("\n")[0]
 

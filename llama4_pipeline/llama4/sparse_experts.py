@@ -23,7 +23,7 @@ def sparse_experts(model: Llama4ForCausalLM) -> Iterator[list[torch.Tensor]]:
     layers = [module for module in model.modules() if isinstance(module, Llama4TextMoe)]
     router_logits: list[torch.Tensor] = []
     for layer in layers:
-        layer.forward = partial(_forward, layer, router_logits)  # type: ignore[method-assign]
+        layer.forward = partial(_forward, layer, router_logits)
     try:
         yield router_logits
     finally:

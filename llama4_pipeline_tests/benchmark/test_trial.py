@@ -34,7 +34,7 @@ def trial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Trial:
     catalog = tmp_path / "catalog.toml"
     catalog.write_text(_CATALOG)
     monkeypatch.setenv("LLAMA4_PIPELINE_CATALOG", str(catalog))
-    ways = [Variant("usual", "int8"), Variant("rotates", "int8", rotates=True), Variant("eager", "bfloat16")]
+    ways = [Variant("usual", "int8"), Variant("rotates", "int8", rotates=True), Variant("eager", "float32")]
     trial = Trial(tmp_path, "small", None, ways, "cpu")
     trial.write_checkpoint()
     return trial
