@@ -29,7 +29,7 @@ from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import HUB_ID, read_text_config
-from llama4_pipeline.llama4.text_config import DEFAULTS
+from llama4_pipeline.llama4.text_config import DEFAULTS, DTYPES
 from llama4_pipeline.methods import DEFAULT_METHOD, METHODS
 from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
 
@@ -120,7 +120,7 @@ class ModelSpec(BaseModel):
         source: "trained", "random", "hub:ORG/NAME[@REVISION]" or "local:DIR".
         config: Keyword arguments of `transformers.Llama4TextConfig`. For hub and local models the checkpoint's
             config.json rules, and this may be empty.
-        dtype: What the checkpoint is stored in.
+        dtype: What random weights are stored in; of a hub model that is not here yet, what it is reckoned with.
         seed: Of training, or of random weights.
         nightly: Whether the nightly schedule measures it.
         max_context: Tokens that the fused graph and the measurements support.
@@ -171,11 +171,25 @@ class ModelSpec(BaseModel):
     @cached_property
     def architecture(self) -> Architecture | None:
         """What the config.json of a local source describes, else `config`; None where only the checkpoint knows."""
+        with suppress(InputError):  # the checkpoint stage tells what is wrong with the directory
+            if config := self._local_config:
+                return Architecture.from_config(config)
+        return self._configured
+
+    @property
+    def stored_dtype(self) -> str:
+        """What the weights are stored in, as far as that is known before they are opened; training writes float32."""
+        config = self._local_config or {}
+        named = "float32" if self.source == "trained" else config.get("dtype") or config.get("torch_dtype")
+        return named if named in DTYPES else self.dtype
+
+    @property
+    def _local_config(self) -> dict[str, Any] | None:
         kind, _, place = self.source.partition(":")
         if kind == "local":
-            with suppress(InputError):  # the checkpoint stage tells what is wrong with the directory
-                return Architecture.from_config(read_text_config(Path(place)))
-        return self._configured
+            with suppress(InputError):
+                return read_text_config(Path(place))
+        return None
 
     @property
     def _configured(self) -> Architecture | None:
@@ -195,7 +209,7 @@ class ModelSpec(BaseModel):
         demand = Demand(
             architecture=self.architecture,
             source=self.source.partition(":")[0],
-            dtype=self.dtype,
+            dtype=self.stored_dtype,
             cached_tokens=tokens * max(self.benchmark.batch_sizes),
             conversions=self._conversions(stage, device),
             run=stage in self._run_stages(),
@@ -250,7 +264,7 @@ class ModelSpec(BaseModel):
         if not self.config and self.source in ("trained", "random"):
             raise ValueError(f"a config, since source is {self.source!r}")
         try:
-            architecture = self._configured
+            architecture = self.architecture
         except InputError as error:
             raise ValueError(f"a valid config; {error}") from error
         if architecture and self.max_context > architecture.max_position_embeddings:

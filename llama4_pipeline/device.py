@@ -47,15 +47,6 @@ class Device:
         }
         return description | ({"gpu": self.gpu} if self.gpu else {})
 
-    def pytorch_dtype(self, stored: str, has_experts: bool) -> str:
-        """What PyTorch runs a checkpoint in that is stored in a type.
-
-        On a GPU float16; on a CPU as transformers would load it, but experts in float32 where `missing_stacks`.
-        """
-        if self.name == "cuda":
-            return "float16"
-        return "float32" if has_experts and missing_stacks(stored) else stored
-
 
 def find_device() -> Device:
     """CUDA where a GPU, its driver and the libraries' CUDA builds are there, else the CPU; or what the variable names.
@@ -78,6 +69,16 @@ def find_device() -> Device:
     if missing := missing_cuda_build():
         return Device("cpu", f"{gpu} is here, but {missing}")
     return Device("cuda", f"{gpu} is here, with CUDA builds of PyTorch and ONNX Runtime", gpu)
+
+
+def pytorch_dtype(stored: str, has_experts: bool, device: str) -> str:
+    """What PyTorch runs a checkpoint in that is stored in a type.
+
+    On a GPU float16; on a CPU as transformers would load it, but experts in float32 where `missing_stacks`.
+    """
+    if device == "cuda":
+        return "float16"
+    return "float32" if has_experts and missing_stacks(stored) else stored
 
 
 def missing_stacks(dtype: str) -> str | None:

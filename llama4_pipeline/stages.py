@@ -71,7 +71,7 @@ def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
         return {
             "source": model.source,
             "config": dict(model.config),
-            "dtype": model.dtype,
+            "dtype": model.stored_dtype,
             "seed": model.seed,
         }
     if kind == "local":
@@ -131,11 +131,9 @@ def _measure(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {
         "model": model.name,
         "device": device.name,
-        "dtype": device.pytorch_dtype(
-            model.dtype, model.architecture is not None and model.architecture.has_experts
-        ),
         "benchmark": model.benchmark.model_dump(mode="json"),
         "trained": model.has_trained_weights,
+        "max_context": model.max_context,
     }
 
 

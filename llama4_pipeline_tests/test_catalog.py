@@ -119,6 +119,19 @@ def test_the_size_of_a_local_model_is_that_of_its_own_config(
     assert model.is_run_for_quantization is small
 
 
+def test_a_local_checkpoint_says_itself_what_it_is(user_file: Path) -> None:
+    """Of a table that replaces the source of a model of the package, the inherited keys do not count."""
+    config = load_catalog()["tiny"].config | {"max_position_embeddings": 16384}
+    write_synthetic_checkpoint(user_file.parent / "weights", config, seed=0, dtype="float16")
+    table = '[models.tiny]\nsource = "local:weights"\nmax_context = '
+    user_file.write_text(table + "16384")
+    model = load_catalog(user_file)["tiny"]
+    assert (model.dtype, model.stored_dtype) == ("float32", "float16")
+    assert model.architecture.max_position_embeddings == 16384
+    user_file.write_text(table + "16385")
+    refused(user_file, r"expected max_context of at most max_position_embeddings \(16384\)")
+
+
 def refused(file: Path, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         load_catalog(file)

@@ -51,11 +51,12 @@ def test_pytorch_runs_experts_in_float32_where_it_has_no_kernel_here() -> None:
         "bfloat16": torch.ops.mkldnn._is_mkldnn_bf16_supported(),
         "float16": torch.ops.mkldnn._is_mkldnn_fp16_supported(),
     }
-    cpu = device.Device("cpu", "a test")
     for dtype, has_kernel in supported.items():
-        assert cpu.pytorch_dtype(dtype, has_experts=True) == (dtype if has_kernel else "float32")
-        assert cpu.pytorch_dtype(dtype, has_experts=False) == dtype
-    assert device.Device("cuda", "a test").pytorch_dtype("bfloat16", has_experts=True) == "float16"
+        assert device.pytorch_dtype(dtype, has_experts=True, device="cpu") == (
+            dtype if has_kernel else "float32"
+        )
+        assert device.pytorch_dtype(dtype, has_experts=False, device="cpu") == dtype
+    assert device.pytorch_dtype("bfloat16", has_experts=True, device="cuda") == "float16"
 
 
 @pytest.mark.parametrize(

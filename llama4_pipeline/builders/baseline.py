@@ -13,7 +13,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     Args:
         inputs: `checkpoint` and `datasets`.
-        parameters: `model`, `device`, `dtype`, `benchmark` and `trained`.
+        parameters: `model`, `device`, `benchmark`, `trained` and `max_context`.
         out: The directory to fill.
 
     Returns:

@@ -21,7 +21,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     Args:
         inputs: `checkpoint`, `datasets`, `pytorch_baseline` and the graphs.
-        parameters: `model`, `device`, `dtype`, `benchmark` and `trained`.
+        parameters: `model`, `device`, `benchmark`, `trained` and `max_context`.
         out: The directory to fill.
 
     Returns:

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama4_pipeline.device import pytorch_dtype
+
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.isolated import BenchRequest
     from llama4_pipeline.metrics.measurement import Measurement
@@ -20,7 +22,7 @@ def request(
     """What to measure of an engine, by the model's benchmark plan."""
     from llama4_pipeline.metrics.isolated import BenchRequest
 
-    plan = parameters["benchmark"]
+    plan, device = parameters["benchmark"], parameters["device"]
     return BenchRequest(
         engine=engine,
         model=parameters["model"],
@@ -30,9 +32,17 @@ def request(
         new_tokens=plan["new_tokens"],
         batch=tuple(plan["batch_sizes"]),
         repeats=plan["repeats"],
-        dtype=parameters["dtype"],
-        device=parameters["device"],
+        dtype=run_in(checkpoint, device) if checkpoint else "float32",
+        device=device,
     )
+
+
+def run_in(checkpoint: Path, device: str) -> str:
+    """The type that PyTorch runs a checkpoint in on a device."""
+    from llama4_pipeline.llama4.checkpoint import Checkpoint
+
+    opened = Checkpoint.open(checkpoint)
+    return pytorch_dtype(opened.dtype, opened.architecture.has_experts, device)
 
 
 def write_measurements(measurements: Sequence["Measurement"], directory: Path) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama4_pipeline.builders.measurements import run_in
+
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
 
@@ -38,7 +40,7 @@ def with_quality(
 
     Args:
         measurement: Of the engine.
-        parameters: `trained`, `device` and `dtype`, that of PyTorch.
+        parameters: `trained`, `device` and `max_context`, so that all engines are judged in windows of one length.
         datasets: Directory of the data sets.
         checkpoint: The PyTorch original; judged itself where there is no graph.
         graph: The graph that is judged.
@@ -50,6 +52,7 @@ def with_quality(
         return measurement
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph
+    from llama4_pipeline.metrics.perplexity import default_context
     from llama4_pipeline.runtime.engines import open_decoder
 
     device = parameters["device"]
@@ -57,11 +60,12 @@ def with_quality(
     if graph:
         quality = evaluate_graph(graph, data, checkpoint, device=device)
     else:
-        dtype = parameters["dtype"]
+        dtype = run_in(checkpoint, device)
         judged = open_decoder("pytorch", checkpoint=checkpoint, dtype=dtype, device=device)
         full = None
         if dtype != "float32":
             full = open_decoder("pytorch", checkpoint=checkpoint, device=device)
         tokenizer, stop_tokens = load_tokenizer(checkpoint), read_stop_tokens(checkpoint)
-        quality = evaluate(judged, tokenizer, data, full, stop_tokens=stop_tokens)
+        context = min(default_context(judged), parameters["max_context"])
+        quality = evaluate(judged, tokenizer, data, full, context=context, stop_tokens=stop_tokens)
     return measurement.model_copy(update={name: getattr(quality, name) for name in FIGURES})

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -96,6 +97,14 @@ class Checkpoint:
             return Llama4TextConfig(**self.text_config)
         except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
+
+    @property
+    def dtype(self) -> str:
+        """The type that most of its weights are stored in: "float32", "float16" or "bfloat16"."""
+        stored: Counter[str] = Counter()
+        for name in self.weights.names():
+            stored[self.weights.dtype(name).name] += math.prod(self.weights.shape(name))
+        return stored.most_common(1)[0][0]
 
     @cached_property
     def weight_bytes(self) -> int:

@@ -38,7 +38,7 @@ DEFAULTS: Mapping[str, Any] = {
     "attention_bias": False,
 }
 
-_DTYPES = ("float32", "float16", "bfloat16")
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 class TextConfig:
@@ -88,8 +88,8 @@ class TextConfig:
     def check_dtype(self) -> None:
         """What the weights are said to be stored as, where it is said; it is the weights that decide."""
         for key in ("dtype", "torch_dtype"):
-            if self._values.get(key) not in (None, *_DTYPES):
-                raise _bad(key, self._values[key], f"one of {', '.join(_DTYPES)}")
+            if self._values.get(key) not in (None, *DTYPES):
+                raise _bad(key, self._values[key], f"one of {', '.join(DTYPES)}")
 
     def key_value_heads(self) -> int:
         """Number of key and value heads; null means as many as query heads."""

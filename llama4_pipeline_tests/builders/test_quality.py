@@ -6,8 +6,11 @@ import pytest
 
 from llama4_pipeline.builders.quality import with_quality
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample, TextSample, write_samples
+from llama4_pipeline.graph.one_stream import export_in_one_stream
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 
 @pytest.fixture
@@ -19,25 +22,28 @@ def datasets(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _judged(checkpoint: Path, datasets: Path, dtype: str) -> Measurement:
+def _judged(
+    checkpoint: Path, datasets: Path, graph: Path | None = None, max_context: int = 64
+) -> Measurement:
     measured = Measurement(
-        engine="PyTorch eager",
-        precision=dtype,
+        engine="an engine",
+        precision="its own",
         device="cpu",
         threads=2,
         machine=describe_machine(),
         prompt_tokens=1,
         new_tokens=2,
     )
-    parameters = {"trained": True, "device": "cpu", "dtype": dtype}
-    return with_quality(measured, parameters, datasets, checkpoint)
+    parameters = {"trained": True, "device": "cpu", "max_context": max_context}
+    return with_quality(measured, parameters, datasets, checkpoint, graph)
 
 
-def test_a_half_precision_row_has_its_own_perplexity_and_its_divergence_from_float32(
-    tiny_random_checkpoint: Path, datasets: Path
+def test_a_checkpoint_stored_in_half_precision_is_judged_in_it_beside_float32(
+    tmp_path: Path, datasets: Path
 ) -> None:
-    full = _judged(tiny_random_checkpoint, datasets, "float32")
-    half = _judged(tiny_random_checkpoint, datasets, "bfloat16")
+    dense = {"moe_layers": []}  # experts run in float32 on a processor without kernels for them
+    full = _judged(write_random_checkpoint(tmp_path / "full", **dense), datasets)
+    half = _judged(write_random_checkpoint(tmp_path / "half", dtype="bfloat16", **dense), datasets)
     assert full.perplexity is not None and half.perplexity != full.perplexity
     assert half.perplexity == pytest.approx(full.perplexity, rel=0.1)
     assert half.kl_divergence is not None and 0 < half.kl_divergence < 0.1
@@ -48,6 +54,16 @@ def test_a_half_precision_row_has_its_own_perplexity_and_its_divergence_from_flo
 def test_float32_is_what_others_are_held_against_and_has_no_divergence(
     tiny_random_checkpoint: Path, datasets: Path
 ) -> None:
-    full = _judged(tiny_random_checkpoint, datasets, "float32")
+    full = _judged(tiny_random_checkpoint, datasets)
     assert full.perplexity is not None
     assert full.kl_divergence is None and full.top1_agreement is None
+
+
+def test_pytorch_and_an_exact_graph_have_one_perplexity_where_the_graph_serves_a_shorter_context(
+    tiny_random_checkpoint: Path, datasets: Path, tmp_path: Path
+) -> None:
+    graph = tmp_path / "graph"
+    checkpoint = Checkpoint.open(tiny_random_checkpoint)
+    export_in_one_stream(checkpoint, graph, form="fused", precision="fp32", max_context=64)
+    exact, original = (_judged(tiny_random_checkpoint, datasets, judged) for judged in (graph, None))
+    assert exact.perplexity == pytest.approx(original.perplexity, rel=1e-5)
