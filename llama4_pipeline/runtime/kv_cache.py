@@ -119,10 +119,10 @@ class SharedBuffers:
                 if kept:
                     buffer[:, :, :kept] = self._buffers[index].numpy()
                 self._buffers[index] = ort.OrtValue.ortvalue_from_numpy(buffer, self._device)
-            except Exception as error:
+            except BaseException as error:  # an interrupt too finds some buffers grown and some not
+                self._buffers, self._batch, self.capacity = [], 0, 0
                 if not isinstance(error, OSError) and not is_out_of_memory(error):
                     raise
-                self._buffers, self._batch, self.capacity = [], 0, 0
                 wanted = sum(each.nbytes(batch, capacity) for each in self._tensors)
                 raise InputError(
                     f"no memory for a KV cache of {format_bytes(wanted)}, {batch:,} rows of {capacity:,} tokens: "
