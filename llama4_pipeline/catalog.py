@@ -216,7 +216,8 @@ class ModelSpec(BaseModel):
         )
         needed = needs(demand, stage)
         if stage == "checkpoint" and out is not None and demand.source == "local":
-            weights = Path(self.source.partition(":")[2]).glob("*.safetensors")
+            files = Path(self.source.partition(":")[2]).glob("*.safetensors")
+            weights = (file for file in files if file.is_file())
             return replace(needed, disk_bytes=copied_bytes(weights, out))
         return needed
 

@@ -9,10 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Llama4TextConfig
 
+from llama4_pipeline.builders.checkpoint import build
 from llama4_pipeline.catalog import CATALOG_FILE, USER_CATALOG_VARIABLE, find_model, load_catalog
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import write_synthetic_checkpoint
+from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 
 BILLIONS = {
     "tiny": 0.003,
@@ -117,6 +119,20 @@ def test_the_size_of_a_local_model_is_that_of_its_own_config(
     assert model.architecture == Architecture.from_config(config)
     assert model.needs("exported_graph").disk_bytes == 4 * model.architecture.parameters()
     assert model.is_run_for_quantization is small
+
+
+def test_what_lies_beside_the_weights_is_not_counted(user_file: Path) -> None:
+    """A pruned cache of the hub leaves links that lead nowhere."""
+    directory = write_random_checkpoint(user_file.parent / "weights")
+    (directory / "gone.safetensors").symlink_to("/nowhere")
+    user_file.write_text('[models.x]\ndescription = "X"\nsource = "local:weights"\nmax_context = 512\n')
+    model = load_catalog(user_file)["x"]
+    out = user_file.parent / "out"
+    out.mkdir()
+    assert model.needs("checkpoint", out).disk_bytes == 0, "weights are linked"
+    build({}, {"source": model.source}, out)
+    assert (out / "model.safetensors").samefile(directory / "model.safetensors")
+    assert not (out / "gone.safetensors").is_symlink()
 
 
 def test_a_local_checkpoint_says_itself_what_it_is(user_file: Path) -> None:

@@ -47,7 +47,8 @@ def _take(checkpoint: Any, out: Path) -> None:
     checkpoint.copy_sidecars(out)
     for pattern in _WEIGHTS:
         for file in sorted(checkpoint.directory.glob(pattern)):
-            link_or_copy(file, out / file.name)
+            if file.is_file():  # a link may lead nowhere; of what the model needs, opening has told
+                link_or_copy(file, out / file.name)
 
 
 def _counts(checkpoint: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from llama4_pipeline.runtime.ort_version import require_onnxruntime
 PROGRAM = "llama4-pipeline"
 _IMPORT_MACHINERY = "<frozen importlib._bootstrap>"
 _UNTIL_IMPORTED_SECONDS = 0.05
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _UNUSABLE_PATH = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG)
 
 
@@ -54,9 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status.
     """
     _log_to_standard_error()
-    heeded = [
-        number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN
-    ]
+    heeded = [number for number in _ENDING if signal.getsignal(number) != signal.SIG_IGN]
     before = {number: signal.signal(number, _end_on_signal) for number in heeded}
     try:
         commands.main(arguments, prog_name=PROGRAM, standalone_mode=False)

@@ -77,8 +77,8 @@ def output_file(out: Path) -> Iterator[None]:
 @contextmanager
 def _hidden_directory(out: Path, target: Path) -> Iterator[Path]:
     """Makes the place for the work, and the missing parents of `out`; takes away what is not needed after."""
-    # A mount point cannot be replaced by a rename, and its neighbors are on another file system.
-    root = target / ".llama4-pipeline" if target.is_mount() else target.parent / f".{target.name}"
+    # A directory that is there stays: a mount point cannot be replaced, a shell may stand in it, a group may own it.
+    root = target / ".llama4-pipeline" if target.is_dir() else target.parent / f".{target.name}"
     root = root.with_name(f"{root.name}.{secrets.token_hex(4)}")
     made: list[Path] = []
     try:
@@ -106,7 +106,7 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _publish(result: Path, target: Path) -> None:
-    if target.is_mount():
+    if target in result.parents:
         for entry in result.iterdir():
             entry.rename(target / entry.name)
     else:

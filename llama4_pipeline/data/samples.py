@@ -15,6 +15,7 @@ at most 900 characters: at blank lines, else behind sentences, else between word
 are these keys.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -26,6 +27,7 @@ from typing import Any
 from llama4_pipeline.errors import InputError
 
 LIBRARY_PREFIX = "datasets:"
+_KEYS = ("text", "task", "prompt", "reference", "choices", "answer")
 _TEXT_SAMPLE_CHARACTERS = 900
 _BORDERS = tuple(map(re.compile, (r"\n\s*\n", r"(?<=[.!?])\s+", r"\s+")))
 
@@ -188,7 +190,8 @@ def _end_of_passage(text: str, start: int) -> int:
 
 def _lines(path: Path) -> list[str]:
     lines = []
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+    content = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), start=1):
         try:
             lines.append(line.decode("utf-8"))
         except UnicodeDecodeError as error:
@@ -216,9 +219,16 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow.parquet
 
     try:
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise InputError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
+        held = pyarrow.parquet.read_schema(path).names
+        rows = pyarrow.parquet.read_table(path, columns=[key for key in _KEYS if key in held]).to_pylist()
+    except (
+        OSError,
+        ValueError,
+        pyarrow.ArrowException,
+    ) as error:  # OSError and UnicodeDecodeError where it is damaged
+        if isinstance(error, OSError) and error.errno:
+            raise
+        raise InputError(f"{path}: not a sound Parquet file ({str(error).splitlines()[0]})") from None
     for number, row in enumerate(rows, start=1):
         yield f"{path}, row {number}", row
 

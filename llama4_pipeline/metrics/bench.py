@@ -71,6 +71,8 @@ def bench(
         engine, graph=graph, checkpoint=checkpoint, dtype=dtype, threads=threads, device=device
     )
     load_seconds = time.perf_counter() - start
+    if graph:
+        graph_architecture(graph)  # what the facts below want
     latency = measure_decoder(
         decoder,
         prompt_tokens=prompt_tokens,

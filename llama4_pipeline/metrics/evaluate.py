@@ -186,7 +186,7 @@ def _samples(source: str | Path) -> list[Sample]:
     samples = read_samples(source)
     path = Path(source)
     if path.is_file() and path.suffix not in _ROWS_OF_SAMPLES:
-        return [TextSample(path.read_text(encoding="utf-8"))]
+        return [TextSample(path.read_text(encoding="utf-8-sig"))]
     return samples
 
 

@@ -89,6 +89,11 @@ def predictions(
     if not count_targets(documents):
         raise InputError("perplexity needs a text of at least two tokens; give a longer file")
     for document in documents:
+        if len(document) and not 0 <= document.min() <= document.max() < decoder.vocab_size:
+            raise InputError(
+                f"a text has the token id {document.max()}, outside the vocabulary of {decoder.engine}, 0 to "
+                f"{decoder.vocab_size - 1}: put the model's own tokenizer beside it"
+            )
         for window in windows(len(document), context, stride):
             decoder.reset()
             tokens = np.asarray(document[window.start : window.stop], dtype=np.int64)

@@ -112,9 +112,10 @@ def read(directory: str) -> pd.DataFrame:
     tables = []
     found = files.find(base, maxdepth=1)  # glob would read brackets in the path as a pattern
     for file in sorted(name for name in found if name.endswith(".parquet")):
+        content = BytesIO(files.cat_file(file))
         try:
-            tables.append(pd.read_parquet(BytesIO(files.cat_file(file))))
-        except ValueError as error:  # pyarrow's own are such
+            tables.append(pd.read_parquet(content))
+        except (OSError, ValueError) as error:  # pyarrow's own, of a damaged file and of another
             raise InputError(f"{file} is no readable Parquet file: remove it from the history") from error
     return pd.concat(tables, ignore_index=True)
 

@@ -215,14 +215,17 @@ def test_end_by_signal_leaves_nothing(tiny_random_checkpoint: Path, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129)])
 def test_a_signal_in_the_midst_of_an_import_is_not_lost(tmp_path: Path, name: str, status: int) -> None:
     """Some modules of others swallow whatever is raised while they are imported, or turn it into an ImportError."""
     (tmp_path / "swallows.py").write_text(
         f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{name})\n    [0 for _ in range(10)]\n"
         "except BaseException:\n    pass\n"
     )
-    program = "import time; from llama4_pipeline import cli; cli.commands.main = lambda *_, **__: work(); "
+    program = (
+        f"import signal; signal.signal(signal.{name}, signal.SIG_DFL); "  # nohup hands on that it is ignored
+    )
+    program += "import time; from llama4_pipeline import cli; cli.commands.main = lambda *_, **__: work(); "
     program += "work = lambda: (__import__('swallows'), time.sleep(20)); raise SystemExit(cli.main([]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     assert subprocess.run([sys.executable, "-c", program], env=environment).returncode == status

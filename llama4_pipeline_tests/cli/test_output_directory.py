@@ -32,10 +32,15 @@ def test_result_has_the_permissions_of_an_ordinary_directory(tmp_path: Path) -> 
 
 
 def test_empty_directory_is_accepted(tmp_path: Path) -> None:
+    """And stays what it was: a shell may stand in it, and its mode and group were given on purpose."""
     (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o2770)
+    before = (tmp_path / "out").stat()
     with output_directory(tmp_path / "out") as workspace:
         write_graph(workspace.result)
-    assert (tmp_path / "out" / "model.onnx").is_file()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
+    after = (tmp_path / "out").stat()
+    assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
 
 
 def test_symbolic_link_to_an_empty_directory_is_followed(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from types import ModuleType
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -73,10 +75,35 @@ def test_a_parquet_file_has_the_same_keys_as_columns(tmp_path: Path):
         read_samples(path)
 
 
+def test_further_columns_of_a_parquet_file_may_hold_anything(tmp_path: Path):
+    path = tmp_path / "own.parquet"
+    never = pa.array([2**62], pa.timestamp("us"))  # a year that Python has no date for
+    pq.write_table(pa.table({"text": ["one"], "changed": never}), path)
+    assert read_samples(path) == [TextSample("one")]
+
+
+@pytest.mark.parametrize("damaged", [slice(20, 60), slice(-60, -20)], ids=["a page", "the footer"])
+def test_a_damaged_parquet_file_is_one_line(tmp_path: Path, damaged: slice):
+    path = tmp_path / "own.parquet"
+    pq.write_table(pa.table({"text": ["the of and to in is"] * 1000}), path)
+    content = bytearray(path.read_bytes())
+    content[damaged] = b"\xff" * 40
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"own\.parquet: not a sound Parquet file") as caught:
+        read_samples(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("own.txt", "one"), ("own.jsonl", '{"text": "one"}')])
+def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, content: str):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig")
+    assert read_samples(tmp_path / name) == [TextSample("one")]
+
+
 def test_a_file_that_only_claims_to_be_parquet(tmp_path: Path):
     path = tmp_path / "own.parquet"
     path.write_text(json.dumps({"text": "a"}))
-    with pytest.raises(InputError, match="not a Parquet file"):
+    with pytest.raises(InputError, match="not a sound Parquet file"):
         read_samples(path)
 
 

@@ -6,6 +6,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.metrics import bench as bench_module
 from llama4_pipeline.metrics.bench import bench
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.runtime.engines import EngineUnavailable
@@ -41,6 +42,16 @@ def test_onnxruntime(tiny_random_checkpoint, tmp_path):
     check(measurement)
     assert (measurement.engine, measurement.model) == ("ONNX Runtime FP32", "tiny")
     assert measurement.providers["CPUExecutionProvider"] > 50
+
+
+def test_a_graph_without_its_configuration_is_refused_before_it_is_measured(
+    tiny_random_checkpoint, tmp_path, monkeypatch
+):
+    export_graph(Checkpoint.open(tiny_random_checkpoint), tmp_path / "graph", max_context=64)
+    (tmp_path / "graph" / "config.json").unlink()
+    monkeypatch.setattr(bench_module, "measure_decoder", lambda *_, **__: pytest.fail("it was measured"))
+    with pytest.raises(InputError, match=r"no config\.json"):
+        bench(engine="onnxruntime", graph=tmp_path / "graph", **SHORT)
 
 
 def test_what_cannot_run_raises(tiny_random_checkpoint, tmp_path):

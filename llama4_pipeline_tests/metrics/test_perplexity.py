@@ -89,6 +89,14 @@ def test_windows_that_do_not_fit_are_refused(decoder, context, stride, message):
         measure_perplexity(decoder, [_DOCUMENT], context=context, stride=stride)
 
 
+@pytest.mark.parametrize("at", [0, 3, -1], ids=["first", "within", "last"])
+def test_a_token_of_another_vocabulary_is_refused_wherever_it_stands(decoder, at):
+    document = _DOCUMENT.copy()
+    document[at] = decoder.vocab_size
+    with pytest.raises(InputError, match=r"token id 131, outside the vocabulary of transformers, 0 to 130"):
+        measure_perplexity(decoder, [document])
+
+
 def test_a_text_of_one_token_is_refused(decoder):
     with pytest.raises(InputError, match="two tokens"):
         measure_perplexity(decoder, [_DOCUMENT[:1]])

@@ -84,6 +84,15 @@ def test_a_file_that_is_no_table_is_named(tmp_path: Path) -> None:
         read(str(tmp_path))
 
 
+def test_a_damaged_table_is_named(tmp_path: Path) -> None:
+    file = Path(append(str(tmp_path), _int4(7.0), _manifest()))
+    content = bytearray(file.read_bytes())
+    content[-60:-20] = b"\xff" * 40
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=r"is no readable Parquet file: remove it"):
+        read(str(tmp_path))
+
+
 def test_the_history_outlives_the_artifacts(tmp_path: Path) -> None:
     file = append(history_directory(str(tmp_path)), _int4(7.0), _manifest())
     store = Store(tmp_path)
