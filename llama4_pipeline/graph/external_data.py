@@ -13,6 +13,7 @@ import onnx_ir as ir
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.streamed_tensor import Advance, StreamedTensor
+from llama4_pipeline.metadata import FORM_KEY
 from llama4_pipeline.progress import Progress
 
 MODEL_FILE = "model.onnx"
@@ -51,11 +52,12 @@ def load_fused_graph(directory: Path) -> ir.Model:
     """`load_graph` of a fused graph, which is what has other precisions.
 
     Raises:
-        InputError: as `load_graph`, or the portable form.
+        InputError: as `load_graph`, the portable form, or a graph of another's making.
     """
     model = load_graph(directory)
-    if model.functions:
-        raise InputError(f"{directory} is the portable form: give a graph written by `export --form fused`")
+    if (form := model.metadata_props.get(FORM_KEY)) != "fused":
+        found = "is the portable form" if form == "portable" else "holds no graph of this pipeline"
+        raise InputError(f"{directory} {found}: give a graph written by `export --form fused`")
     return model
 
 

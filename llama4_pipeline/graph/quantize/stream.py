@@ -1,5 +1,6 @@
 """A weight that is quantised while it is written: read once, in pieces, by a few threads."""
 
+import logging
 import math
 import os
 from collections import deque
@@ -22,6 +23,9 @@ from llama4_pipeline.graph.quantize.weights import Layout, Weight
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor
 
 _SCALE_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
+
+_LOST = 0.7  # relative error; round to nearest in 4 bits has about 0.1
+_logger = logging.getLogger(__name__)
 
 Choice = Callable[[int], tuple[Method, Statistics | None]]
 
@@ -100,6 +104,13 @@ class StreamedWeight:
                 self._zero_points.append(piece.zero_points)
             yield piece.codes
         self.relative_error = tuple(np.sqrt(errors / np.maximum(norms, np.finfo(np.float64).tiny)).tolist())
+        if lost := [expert for expert, error in enumerate(self.relative_error) if error > _LOST]:
+            _logger.warning(
+                "%s: rounding takes most of %s: its weights lie too far apart, or below what a scale in %s can be",
+                self.weight.name,
+                f"expert {', '.join(map(str, lost))}" if self.weight.layout is Layout.EXPERTS else "it",
+                self.scheme.scale_dtype,
+            )
 
     def _take(self, parts: list[np.ndarray]) -> Iterator[np.ndarray]:
         if not parts:
@@ -142,7 +153,13 @@ class StreamedWeight:
             raise InputError(
                 f"{self.weight.name} has weights that are not finite, or too large to be squared"
             )
-        quantised = method.quantize(weight, self.scheme, statistics)
+        with np.errstate(over="ignore"):  # told below
+            quantised = method.quantize(weight, self.scheme, statistics)
+        if not np.isfinite(quantised.scales).all():
+            raise InputError(
+                f"{self.weight.name} holds {np.abs(weight).max():g}, whose scale in {self.scheme.bits} bits is beyond "
+                f"{self.scheme.scale_dtype}: keep float32, or scale the checkpoint's weights down"
+            )
         memory = scratch("difference", quantised.codes.shape)
         difference = dequantize(quantised, self.scheme, self.weight.inputs, out=memory)
         difference -= weight

@@ -1,11 +1,13 @@
 """A whole graph: what is rewritten, what stays, how close it comes, how large it is."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph, save_graph
@@ -196,3 +198,44 @@ def test_a_weight_that_is_no_number_is_named(tmp_path: Path) -> None:
     save_graph(model, tmp_path / "spoiled", share_weights=False)
     with pytest.raises(InputError, match=r"self_attn.qkv_proj.weight has weights that are not finite"):
         quantize_graph(tmp_path / "spoiled", tmp_path / "out", precision="int4", method="rtn")
+
+
+def _with_experts_times(factor: float, directory: Path) -> Checkpoint:
+    write_random_checkpoint(directory, hidden_size=64, intermediate_size=64)
+    weights = load_file(directory / "model.safetensors")
+    weights["model.layers.0.feed_forward.experts.down_proj"] *= factor
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
+    return Checkpoint.open(directory)
+
+
+@pytest.mark.parametrize(("precision", "method"), [("int8", "rtn"), ("int4", "rtn"), ("int4", "k_quant")])
+def test_experts_whose_scale_float16_cannot_hold_are_refused(
+    tmp_path: Path, precision: Literal["int8", "int4"], method: str
+) -> None:
+    checkpoint = _with_experts_times(1e7, tmp_path / "checkpoint")
+    with pytest.raises(
+        InputError, match=r"experts.down_proj holds .*e\+0., whose scale in . bits is beyond float16"
+    ):
+        export_in_one_stream(
+            checkpoint, tmp_path / "out", form="fused", precision=precision, method=method, max_context=64
+        )
+
+
+def test_experts_that_rounding_takes_whole_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint = _with_experts_times(1e-6, tmp_path / "checkpoint")
+    with caplog.at_level("WARNING", "llama4_pipeline"):
+        export_in_one_stream(
+            checkpoint, tmp_path / "out", form="fused", precision="int8", method="rtn", max_context=64
+        )
+    assert "layers.0.feed_forward.experts.down_proj: rounding takes most of expert 0, 1, 2, 3" in caplog.text
+
+
+def test_a_graph_of_another_s_making_is_refused(tmp_path: Path) -> None:
+    graph = Toy().write(tmp_path / "toy")
+    model = load_graph(graph)
+    model.metadata_props.clear()
+    save_graph(model, tmp_path / "other", share_weights=True)
+    with pytest.raises(InputError, match=r"other holds no graph of this pipeline: give a graph written by"):
+        quantize_graph(tmp_path / "other", tmp_path / "out", precision="int4", method="rtn")

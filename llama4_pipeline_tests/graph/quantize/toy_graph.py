@@ -9,6 +9,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 from llama4_pipeline.graph.external_data import save_graph
+from llama4_pipeline.metadata import FORM_KEY
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Toy:
             opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)],
             ir_version=10,
         )
+        helper.set_model_props(model, {FORM_KEY: "fused"})
         save_graph(ir.serde.deserialize_model(model), out, share_weights=False)
         (out / "config.json").write_text('{"model_type": "toy"}')
         return out
