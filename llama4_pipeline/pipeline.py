@@ -69,7 +69,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     sources = {name: store.input_of(model.name, name) for name in stage.inputs}
-    digests = {name: source.digest for name, source in sources.items()}
+    digests = {name: sources[name].digest for name in stage.deciding_inputs(model)}
     recipe = recipe_of(stage, model, device, digests)
     again = "measured anew" if anew else None
     if stage.measures:
@@ -109,10 +109,11 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
     decisions = []
     digests: dict[str, str] = {}
     for stage in STAGES.values():
-        open_inputs = [name for name in stage.inputs if name not in digests]
+        inputs = stage.deciding_inputs(model)
+        open_inputs = [name for name in inputs if name not in digests]
         latest = store.latest(model.name, stage.name)
         unchanged = (latest.inputs if latest else {}) | digests
-        recipe = recipe_of(stage, model, device, {name: unchanged.get(name, "") for name in stage.inputs})
+        recipe = recipe_of(stage, model, device, {name: unchanged.get(name, "") for name in inputs})
         found = store.find(recipe).artifact
         if found is None:
             decision = Decision(stage.name, State.RUN, _why(store, recipe))

@@ -4,15 +4,17 @@ The assets, the keys of the store, `llama4-pipeline plan` and the docs all read 
 order of the work: a stage stands behind its inputs.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.methods import METHODS
 
 if TYPE_CHECKING:
     from llama4_pipeline.catalog import ModelSpec
@@ -30,6 +32,10 @@ def _no_parameters(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {}
 
 
+def _nothing_unread(model: "ModelSpec") -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Stage:
     """One step of the migration.
@@ -42,6 +48,7 @@ class Stage:
         inputs: Stages whose artifacts the function reads.
         libraries: Distributions that shape the bytes; `a|b` for whichever is installed.
         parameters: What the function is called with; nothing else of the model reaches it.
+        unread: Of the inputs, those that the function does not read for a model, so that they decide nothing.
         also_runs: "module:function" of code that runs in a process of its own and so is in no import of
             `build`.
         measures: Whether the artifact is a measurement, which holds for one machine only.
@@ -57,12 +64,18 @@ class Stage:
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     parameters: Parameters = _no_parameters
+    unread: Callable[["ModelSpec"], Collection[str]] = _nothing_unread
     also_runs: tuple[str, ...] = ()
     measures: bool = False
     may_use_gpu: bool = False
     check: str | None = None
     group: str = "graph"
     kinds: tuple[str, ...] = ("onnx",)
+
+    def deciding_inputs(self, model: "ModelSpec") -> tuple[str, ...]:
+        """The inputs whose content decides the artifact's."""
+        unread = self.unread(model)
+        return tuple(name for name in self.inputs if name not in unread)
 
 
 def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -121,6 +134,13 @@ def _int8(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {"precision": "int4", "method": model.method_of("int4"), "device": device.name}
+
+
+def _unread(model: "ModelSpec", precision: Literal["int8", "int4"]) -> list[str]:
+    """A method that looks at no text is not asked again when the data sets change, nor one at the graph alone."""
+    terms = METHODS[model.method_of(precision)]
+    reads = {"datasets": terms.calibration == "needed", "checkpoint": terms.checkpoint}
+    return [name for name, read in reads.items() if not read]
 
 
 def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -227,6 +247,7 @@ _STAGES = (
         inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int8,
+        unread=partial(_unread, precision="int8"),
         group="quantization",
     ),
     Stage(
@@ -236,6 +257,7 @@ _STAGES = (
         inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int4,
+        unread=partial(_unread, precision="int4"),
         group="quantization",
     ),
     Stage(

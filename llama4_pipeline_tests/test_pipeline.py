@@ -231,6 +231,24 @@ def test_exactly_what_is_invalid_runs(
     assert tuple(bench.run(bench.other)) == (runs if everywhere else ())
 
 
+def test_an_input_that_a_stage_does_not_read_for_a_model_decides_nothing(bench: Bench) -> None:
+    quantized = Stage(
+        "int4",
+        "",
+        build="small.quantize:build",
+        inputs=("exported", "simplified"),
+        parameters=_block_size,
+        unread=lambda model: ["exported"] if model.name == "one" else [],
+    )
+    bench.use(*SMALL_STAGES[:3], quantized)
+    bench.run(bench.model), bench.run(bench.other)
+    bench.replace_in("export", '"graph of "', '" graph of "')  # which simplify makes the same again
+    possibly = {"simplified": "exported may change", "int4": "simplified may change"}
+    assert bench.planned(bench.model, State.IF_INPUT_CHANGES) == possibly
+    assert tuple(bench.run(bench.model)) == ("exported", "simplified")
+    assert bench.run(bench.other)["int4"] == "input exported changed"
+
+
 def test_going_back_to_old_code_finds_the_old_artifact(bench: Bench) -> None:
     bench.run(bench.model)
     other_code(bench)

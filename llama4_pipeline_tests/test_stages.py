@@ -50,6 +50,15 @@ def test_a_models_method_takes_the_place_of_the_default() -> None:
     assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
 
 
+@pytest.mark.parametrize(
+    ("method", "read"),
+    [("rtn", set()), ("k_quant", set()), ("gptq", {"datasets"}), ("qat", {"datasets", "checkpoint"})],
+)
+def test_a_method_depends_on_what_it_reads(method: str, read: set[str]) -> None:
+    model = _model(quantization=QuantizationPlan(int4=method))
+    assert set(STAGES["int4_graph"].deciding_inputs(model)) == {"optimized_graph", *read}
+
+
 def test_a_model_of_unknown_size_is_not_run_for_its_quantization() -> None:
     assert STAGES["int4_graph"].parameters(_model(), CPU)["method"] == "k_quant"
     assert not STAGES["datasets"].parameters(_model(), CPU)["cover_experts"]
