@@ -25,6 +25,7 @@ from pydantic import (
 )
 
 from llama4_pipeline.artifacts.links import copied_bytes
+from llama4_pipeline.artifacts.location import HISTORY
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
@@ -346,6 +347,8 @@ def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
                 f"{file}: the model name {name!r} is a directory's too, expected up to 100 of a-z, 0-9, '.', "
                 f"'_' and '-', a letter or digit first, without {_PARTITION_RANGE!r}"
             )
+        if name == HISTORY:
+            raise InputError(f"{file}: no model can be named {name!r}: measurements are kept under that name")
         _resolve_paths(table, file)
     return models
 

@@ -227,6 +227,7 @@ def refused(file: Path, message: str) -> None:
         ("[models.mine]", "[models.Mine]", "the model name 'Mine' is a directory's too"),
         ("[models.mine]", "[models.'../x']", "the model name '../x' is a directory's too"),
         ("[models.mine]", f"[models.{'x' * 101}]", "is a directory's too, expected up to 100 of a-z"),
+        ("[models.mine]", "[models.history]", "no model can be named 'history': measurements are kept"),
         ("[models.mine]", "[models.'a...b']", "the model name 'a...b' is a directory's too"),
         ("[models.mine]", "[model.mine]", "model is not a table"),
         ("[models.mine]", "models = 3\n[mine]", "not TOML|is not a table"),

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 ARTIFACTS_VARIABLE = "LLAMA4_PIPELINE_ARTIFACTS"
 COPIES_VARIABLE = "LLAMA4_PIPELINE_COPIES"
+HISTORY = "history"
+"""Name beside those of models, under which measurements are kept."""
+
 _PASSWORD = re.compile(r"://[^/@:]*:.*@")  # a secret key may have slashes
 
 
@@ -61,4 +64,4 @@ def _at_home(path: Path, variable: str) -> Path:
 
 def history_directory(root: str) -> str:
     """Where the measurements of a store are kept for good: plain files, which `store gc` leaves alone."""
-    return f"{root}/history"
+    return f"{root}/{HISTORY}"

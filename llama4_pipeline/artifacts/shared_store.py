@@ -100,10 +100,11 @@ class SharedStore(Store):
                 yield artifact
 
     def verify(self) -> dict[str, str]:
-        """Reads every file of every artifact; returns the places of the damaged ones, each with what is wrong."""
-        damaged: dict[str, str] = {}
+        """Reads every file of every artifact and every pointer; the places of the damaged, with what is wrong."""
+        published = self._published()
+        damaged = self._damaged_pointers({(shelf.split("/")[0], shelf.split("/")[1]) for shelf in published})
         sound: dict[str, bool] = {}
-        for shelf in self._published():
+        for shelf in published:
             found = self._open_shelf(shelf)
             damage = found.damage or (found.artifact and self._damage(found.artifact))
             for record in found.artifact.manifest.files if found.artifact and not damage else ():

@@ -11,7 +11,7 @@ is what the methods from `_open` to `_finish` do, and how pointers are read and 
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -155,8 +155,9 @@ class Store:
                 yield artifact
 
     def verify(self) -> dict[str, str]:
-        """Hashes every file of every artifact; returns the places of the damaged ones, each with what is wrong."""
-        damaged = {}
+        """Hashes every file of every artifact, reads every pointer; the places of the damaged, with what is wrong."""
+        used = [shelf for shelf in self._shelves() if (shelf / _LATEST).exists()]
+        damaged = self._damaged_pointers({(shelf.parent.name, shelf.name) for shelf in used})
         for directory in self._directories():
             with locks.shared(lock_of(directory, self.root)):
                 found = open_artifact(directory)
@@ -165,6 +166,16 @@ class Store:
                     found = Found(damage=damage_of(found.artifact, hash_all=True))
                 if found.damage:
                     damaged[str(directory)] = found.damage
+        return damaged
+
+    def _damaged_pointers(self, shelves: Collection[tuple[str, str]]) -> dict[str, str]:
+        """Of shelves by model and stage."""
+        damaged = {}
+        for model, stage in sorted(shelves):
+            try:
+                self.latest(model, stage)
+            except InputError as error:
+                damaged[f"{self.place}/{model}/{stage}/{_LATEST}"] = str(error)
         return damaged
 
     def collect_garbage(self) -> Freed:

@@ -4,6 +4,7 @@ from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import click
 
@@ -39,20 +40,26 @@ class _Reports(BaseHTTPRequestHandler):
     """Answers with the latest report of the model that the path names, and with nothing else of the store."""
 
     def do_GET(self) -> None:
-        name = self.path.strip("/")
+        name = urlsplit(self.path).path.strip("/")
         try:
             models = _reports()
+            page = models[name].read_bytes() if name in models else None
         except InputError as error:
             reason = f"<!doctype html><title>No reports</title>{escape(str(error))}"
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, reason.encode())
             return
-        if name in models:
-            self._answer(HTTPStatus.OK, models[name].read_bytes())
+        except FileNotFoundError:  # its artifact lost the file, or was collected meanwhile
+            page = None
+        if page is not None:
+            self._answer(HTTPStatus.OK, page)
         elif not name:
             links = "".join(f'<li><a href="/{model}">{model}</a></li>' for model in models)
             self._answer(HTTPStatus.OK, f"<!doctype html><title>Reports</title><ul>{links}</ul>".encode())
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"<!doctype html><title>None</title>no such report")
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, format: str, *args: object) -> None:
         """Nothing: requests are not worth a line."""
@@ -62,7 +69,8 @@ class _Reports(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(page)))
         self.end_headers()
-        self.wfile.write(page)
+        if self.command != "HEAD":
+            self.wfile.write(page)
 
 
 def _reports() -> dict[str, Path]:

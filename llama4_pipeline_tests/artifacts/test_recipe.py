@@ -34,6 +34,16 @@ def test_every_ingredient_changes_the_key(change: dict[str, Any], says: list[str
     assert after.changes_since(before) == says
 
 
+def test_of_a_table_only_what_changed_is_told() -> None:
+    files = {
+        "/data/calibration.jsonl": [99_276, 1_796_059_260_647_931_960],
+        "/data/summarise.jsonl": [100, 1],
+    }
+    before = Recipe(**BASE | {"parameters": {"files": files}})
+    after = Recipe(**BASE | {"parameters": {"files": files | {"/data/summarise.jsonl": [120, 2]}}})
+    assert after.changes_since(before) == ["parameter files./data/summarise.jsonl: [100, 1] -> [120, 2]"]
+
+
 def test_the_key_is_the_same_for_the_same_ingredients() -> None:
     shuffled = Recipe(**BASE | {"parameters": {"method": "rtn", "block_size": 32}, "model": "mini"})
     assert shuffled.key() == Recipe(**BASE).key()

@@ -170,6 +170,13 @@ def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -
     assert store.verify() == {}
 
 
+def test_verify_sees_a_damaged_pointer(store: Store) -> None:
+    pointer = Path(made(store, recipe()).place).with_name("latest.json")
+    pointer.write_text("garbage")
+    [(place, says)] = store.verify().items()
+    assert place == str(pointer) and "latest.json is damaged: remove it and run exported_graph again" in says
+
+
 def test_large_files_are_hashed_again_only_if_their_time_changed(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,20 @@ def test_a_report_and_nothing_else_is_served_to_this_machine(server: tuple[psuti
             urllib.request.urlopen(f"{address}{path}")
 
 
+def test_a_page_is_found_whatever_else_is_asked_and_one_that_is_lost_is_not(
+    server: tuple[psutil.Process, str], tmp_path: Path
+) -> None:
+    _, address = server
+    with urllib.request.urlopen(f"{address}tiny?from=the+ui") as page:
+        assert page.read() == b"<!doctype html>the report of tiny"
+    with urllib.request.urlopen(urllib.request.Request(f"{address}tiny", method="HEAD")) as page:
+        assert (page.headers["Content-Length"], page.read()) == ("33", b"")
+    [report] = (tmp_path / "store").glob("tiny/report/*/report.html")
+    report.unlink()
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(f"{address}tiny")
+
+
 def test_a_catalog_that_was_broken_meanwhile_is_named(
     server: tuple[psutil.Process, str], tmp_path: Path
 ) -> None:
