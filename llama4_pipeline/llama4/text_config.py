@@ -4,6 +4,7 @@ The meaning of the keys is that of `transformers.Llama4TextConfig`, without impo
 """
 
 import math
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,6 +41,8 @@ DEFAULTS: Mapping[str, Any] = {
 
 DTYPES = ("float32", "float16", "bfloat16")
 
+_LARGEST = sys.float_info.max
+
 
 class TextConfig:
     """The values of a configuration, defaults filled in; each method reads one thing and checks it.
@@ -51,16 +54,16 @@ class TextConfig:
         self._values = {**DEFAULTS, **values}
 
     def positive(self, key: str) -> int:
-        """An integer from 1."""
+        """An integer from 1 that tensors can count with."""
         value = self._values[key]
-        if not _is_int(value) or value < 1:
-            raise _bad(key, value, "a positive integer")
+        if not _is_int(value) or not 1 <= value < 1 << 63:
+            raise _bad(key, value, "a positive integer of 64 bits")
         return value
 
     def number(self, key: str) -> float:
         """A finite number that is not negative."""
         value = self._values[key]
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < math.inf:
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
             raise _bad(key, value, "a number that is not negative")
         return float(value)
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Llama4ForCausalLM, Llama4TextConfig
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
 
@@ -97,3 +98,11 @@ def test_active_parameters_count_the_chosen_experts_and_a_tied_head() -> None:
 def test_published_flags_written_as_numbers_are_read() -> None:
     layers = Architecture.from_config(PECULIAR_CONFIG | {"attn_temperature_tuning": 4}).layers
     assert [layer.temperature_tuning for layer in layers] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    "key", ["attention_chunk_size", "floor_scale", "head_dim", "rms_norm_eps", "attn_scale"]
+)
+def test_a_number_that_no_tensor_can_count_with_is_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f"config key {key} is 1000"):
+        Architecture.from_config({key: 10**400})

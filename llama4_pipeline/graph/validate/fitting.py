@@ -14,6 +14,7 @@ from llama4_pipeline.needs import whole_validation_bytes
 from llama4_pipeline.preflight import room
 from llama4_pipeline.units import format_bytes
 
+_LOGIT_BYTES = 4
 logger = logging.getLogger(__name__)
 
 
@@ -40,9 +41,17 @@ def validate_within_memory(
         text: As for `validate_graph`.
 
     Raises:
-        InputError: As `validate_graph`; or there is a text and the models do not fit.
+        InputError: As `validate_graph`; the logits of the largest batch alone, of both, do not fit; or there is a text
+            and the models do not.
     """
     needed, there = whole_validation_bytes(checkpoint.architecture), room(graph).memory_bytes
+    rows, tokens = max(batches, default=0), 1 if isinstance(lengths, str) else max(lengths, default=0)
+    logits = 2 * _LOGIT_BYTES * rows * tokens * checkpoint.architecture.vocab_size
+    if logits > there:
+        raise InputError(
+            f"logits of {rows:,} rows of {tokens:,} tokens, of both models, need {format_bytes(logits)} of memory and "
+            f"{format_bytes(there)} are free: ask for fewer rows or tokens"
+        )
     if needed <= there:
         return validate_graph(
             checkpoint, graph, lengths=lengths, batches=batches, greedy_tokens=greedy_tokens, text=text

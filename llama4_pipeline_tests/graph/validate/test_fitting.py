@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from llama4_pipeline.graph.validate import validate_within_memory
+import pytest
+
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.validate import fitting, validate_within_memory
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 
 
@@ -13,6 +16,14 @@ def test_a_small_model_is_validated_whole(checkpoint: Checkpoint, fused_graph: P
 
     assert report.passed
     assert report.greedy
+
+
+def test_a_batch_that_no_memory_holds_is_refused_before_a_model_is_loaded(
+    checkpoint: Checkpoint, fused_graph: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "validate_graph", lambda *_, **__: pytest.fail("it was tried"))
+    with pytest.raises(InputError, match=r"1,000,000,000 rows of 3 tokens, of both models, need 3,144 GB"):
+        validate_within_memory(checkpoint, fused_graph, lengths=(1, 3), batches=(1, 10**9))
 
 
 def test_short_memory_takes_one_layer_at_a_time(tiny_random_checkpoint: Path, fused_graph: Path) -> None:
