@@ -153,7 +153,7 @@ class StreamedWeight:
             raise InputError(
                 f"{self.weight.name} has weights that are not finite, or too large to be squared"
             )
-        with np.errstate(over="ignore"):  # told below
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
             quantised = method.quantize(weight, self.scheme, statistics)
         if not np.isfinite(quantised.scales).all():
             raise InputError(
