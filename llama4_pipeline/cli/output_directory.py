@@ -13,7 +13,7 @@ from llama4_pipeline.units import format_bytes
 
 
 class Workspace:
-    """A hidden directory beside `--out`: `result` becomes `--out` at the end, the rest is scratch."""
+    """A hidden directory beside `--out`, or in it if it is there: `result` becomes `--out` at the end, the rest is scratch."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -106,11 +106,20 @@ def _remove_empty(directories: list[Path]) -> None:
 
 
 def _publish(result: Path, target: Path) -> None:
-    if target in result.parents:
-        for entry in result.iterdir():
-            entry.rename(target / entry.name)
-    else:
+    if target not in result.parents:
         result.rename(target)
+        return
+    if any(entry not in result.parents for entry in target.iterdir()):
+        raise OSError(errno.ENOTEMPTY, "another wrote there meanwhile")
+    places = {entry: target / entry.name for entry in result.iterdir()}
+    try:
+        for entry, place in places.items():
+            entry.rename(place)
+    except BaseException:  # a signal between two of them leaves none
+        for entry, place in places.items():
+            if place.exists() and not entry.exists():
+                place.rename(entry)
+        raise
 
 
 def _not_empty(out: Path) -> InputError:

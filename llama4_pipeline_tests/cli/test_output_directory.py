@@ -85,6 +85,35 @@ def test_another_that_was_quicker_is_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "quicker"]
 
 
+def test_another_that_was_quicker_in_an_empty_directory_is_kept(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InputError, match="is not empty"), output_directory(out) as workspace:
+        write_graph(workspace.result)
+        write_graph(out, 7)
+    assert [(path.name, path.stat().st_size) for path in out.iterdir()] == [("model.onnx", 7)]
+
+
+def test_an_interrupt_while_an_empty_directory_is_filled_leaves_it_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, rename, renamed = tmp_path / "out", Path.rename, []
+
+    def interrupted(path: Path, target: Path) -> Path:
+        renamed.append(path)
+        if len(renamed) == 2:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    out.mkdir()
+    with pytest.raises(KeyboardInterrupt), output_directory(out) as workspace:
+        write_graph(workspace.result)
+        (workspace.result / "manifest.json").touch()
+        monkeypatch.setattr(Path, "rename", interrupted)
+    assert len(renamed) > 2
+    assert list(out.iterdir()) == []
+
+
 def test_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file"), output_directory(tmp_path / "file"):
