@@ -177,7 +177,7 @@ class ModelSpec(BaseModel):
                 return Architecture.from_config(config)
         return self._configured
 
-    @property
+    @cached_property
     def stored_dtype(self) -> str:
         """What the weights are stored in, as far as that is known before they are opened; training writes float32."""
         config = self._local_config or {}

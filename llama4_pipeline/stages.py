@@ -137,7 +137,7 @@ def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _unread(model: "ModelSpec", precision: Literal["int8", "int4"]) -> list[str]:
-    """A method that looks at no text is not asked again when the data sets change, nor one at the graph alone."""
+    """A method depends on the data sets where it needs calibration text, on the checkpoint where it trains it."""
     terms = METHODS[model.method_of(precision)]
     reads = {"datasets": terms.calibration == "needed", "checkpoint": terms.checkpoint}
     return [name for name, read in reads.items() if not read]

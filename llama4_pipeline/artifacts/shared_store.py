@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pydantic import ValidationError
 
@@ -102,7 +102,7 @@ class SharedStore(Store):
     def verify(self) -> dict[str, str]:
         """Reads every file of every artifact and every pointer; the places of the damaged, with what is wrong."""
         published = self._published()
-        damaged = self._damaged_pointers({(shelf.split("/")[0], shelf.split("/")[1]) for shelf in published})
+        damaged = self._damaged_pointers({PurePath(shelf).parent for shelf in published})
         sound: dict[str, bool] = {}
         for shelf in published:
             found = self._open_shelf(shelf)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
@@ -156,8 +156,8 @@ class Store:
 
     def verify(self) -> dict[str, str]:
         """Hashes every file of every artifact, reads every pointer; the places of the damaged, with what is wrong."""
-        used = [shelf for shelf in self._shelves() if (shelf / _LATEST).exists()]
-        damaged = self._damaged_pointers({(shelf.parent.name, shelf.name) for shelf in used})
+        used = (shelf for shelf in self._shelves() if (shelf / _LATEST).exists())
+        damaged = self._damaged_pointers({shelf.relative_to(self.root) for shelf in used})
         for directory in self._directories():
             with locks.shared(lock_of(directory, self.root)):
                 found = open_artifact(directory)
@@ -168,14 +168,14 @@ class Store:
                     damaged[str(directory)] = found.damage
         return damaged
 
-    def _damaged_pointers(self, shelves: Collection[tuple[str, str]]) -> dict[str, str]:
-        """Of shelves by model and stage."""
+    def _damaged_pointers(self, shelves: Collection[PurePath]) -> dict[str, str]:
+        """Of shelves, MODEL/STAGE."""
         damaged = {}
-        for model, stage in sorted(shelves):
+        for shelf in sorted(shelves):
             try:
-                self.latest(model, stage)
+                self.latest(*shelf.parts)
             except InputError as error:
-                damaged[f"{self.place}/{model}/{stage}/{_LATEST}"] = str(error)
+                damaged[f"{self.place}/{shelf.as_posix()}/{_LATEST}"] = str(error)
         return damaged
 
     def collect_garbage(self) -> Freed:

@@ -13,7 +13,7 @@ from llama4_pipeline.units import format_bytes
 
 
 class Workspace:
-    """A hidden directory beside `--out`, or in it if it is there: `result` becomes `--out` at the end, the rest is scratch."""
+    """A hidden directory beside `--out`, or in one that is there: `result` becomes `--out`, the rest is scratch."""
 
     def __init__(self, root: Path) -> None:
         self._root = root

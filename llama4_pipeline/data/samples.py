@@ -221,12 +221,8 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Any]]:
     try:
         held = pyarrow.parquet.read_schema(path).names
         rows = pyarrow.parquet.read_table(path, columns=[key for key in _KEYS if key in held]).to_pylist()
-    except (
-        OSError,
-        ValueError,
-        pyarrow.ArrowException,
-    ) as error:  # OSError and UnicodeDecodeError where it is damaged
-        if isinstance(error, OSError) and error.errno:
+    except (OSError, ValueError, pyarrow.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:  # without a number it is pyarrow's, of a damaged file
             raise
         raise InputError(f"{path}: not a sound Parquet file ({str(error).splitlines()[0]})") from None
     for number, row in enumerate(rows, start=1):

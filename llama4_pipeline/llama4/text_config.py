@@ -40,7 +40,6 @@ DEFAULTS: Mapping[str, Any] = {
 }
 
 DTYPES = ("float32", "float16", "bfloat16")
-
 _LARGEST = sys.float_info.max
 
 

@@ -72,7 +72,9 @@ def bench(
     )
     load_seconds = time.perf_counter() - start
     if graph:
-        graph_architecture(graph)  # what the facts below want
+        graph_architecture(
+            graph
+        )  # so that a graph without its configuration is told of now, not behind the measurement
     latency = measure_decoder(
         decoder,
         prompt_tokens=prompt_tokens,

@@ -163,10 +163,8 @@ def _gpu_name() -> str | None:
     query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=30)
-    except (
-        OSError,
-        subprocess.TimeoutExpired,
-    ) as error:  # a driver that hangs is no reason to have no figures
+    except (OSError, subprocess.TimeoutExpired) as error:
+        # A driver that hangs is no reason to have no figures.
         _logger.warning("the GPU goes without a name: %s", error)
         return None
     return "; ".join(answer.stdout.splitlines()) if answer.returncode == 0 else None

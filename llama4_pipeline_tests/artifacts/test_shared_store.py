@@ -176,6 +176,14 @@ def swap_bytes(artifact: Artifact, place: str) -> None:
         Objects(place).write(f".files/{record.sha256}", content[::-1])
 
 
+def test_verify_sees_a_damaged_pointer(here: SharedStore) -> None:
+    here.get_or_make(recipe(), writes("one"))
+    Objects(here.place).write(f"{recipe().model}/{recipe().stage}/latest.json", b"garbage")
+    [(place, says)] = here.verify().items()
+    assert place == f"{here.place}/{recipe().model}/{recipe().stage}/latest.json"
+    assert "latest.json is damaged: remove it" in says
+
+
 def test_other_content_of_the_same_size_is_found_by_verify(here: SharedStore) -> None:
     artifact, _ = here.get_or_make(recipe(), writes("one"))
     swap_bytes(artifact, here.place)

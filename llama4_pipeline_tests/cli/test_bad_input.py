@@ -222,9 +222,8 @@ def test_a_signal_in_the_midst_of_an_import_is_not_lost(tmp_path: Path, name: st
         f"import os, signal\ntry:\n    os.kill(os.getpid(), signal.{name})\n    [0 for _ in range(10)]\n"
         "except BaseException:\n    pass\n"
     )
-    program = (
-        f"import signal; signal.signal(signal.{name}, signal.SIG_DFL); "  # nohup hands on that it is ignored
-    )
+    # What nohup ignores, a child would ignore too.
+    program = f"import signal; signal.signal(signal.{name}, signal.SIG_DFL); "
     program += "import time; from llama4_pipeline import cli; cli.commands.main = lambda *_, **__: work(); "
     program += "work = lambda: (__import__('swallows'), time.sleep(20)); raise SystemExit(cli.main([]))"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}

@@ -23,7 +23,6 @@ from llama4_pipeline.graph.quantize.weights import Layout, Weight
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor
 
 _SCALE_TYPES = {"float32": ir.DataType.FLOAT, "float16": ir.DataType.FLOAT16}
-
 _LOST = 0.7  # relative error; round to nearest in 4 bits has about 0.1
 _logger = logging.getLogger(__name__)
 
