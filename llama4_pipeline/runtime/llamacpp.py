@@ -27,8 +27,10 @@ class LlamaCppDecoder:
     Weights of fewer bits run with llama.cpp's defaults: a float16 cache, flash attention where it has the kernel. A
     float32 file gets a float32 cache and no flash attention, whose kernel rounds to float16.
 
-    llama.cpp decodes in a thread of its own: it describes its AMX tiles once a thread, and once PyTorch or ONNX
-    Runtime has used AMX in the same one, its next product is an illegal instruction.
+    llama.cpp loads and decodes in a thread of its own. It describes its AMX tiles once a thread, and once PyTorch or
+    ONNX Runtime has used AMX in the same one, its next product is an illegal instruction. And where it packs weights
+    for AMX, loading takes as many threads as decoding: with a second thread to start them from, libgomp counts more
+    than there are cores, has all sleep at each barrier, and a step takes three times as long.
 
     Args:
         gguf: the file.
@@ -45,10 +47,15 @@ class LlamaCppDecoder:
             raise InputError(f"{gguf} is not a file; llama.cpp runs a GGUF file")
         llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self._model = llama_cpp.llama_model_load_from_file(
-            str(gguf).encode(), llama_cpp.llama_model_default_params()
+        self._thread = ThreadPoolExecutor(1)
+        loading = self._thread.submit(
+            llama_cpp.llama_model_load_from_file,
+            str(gguf).encode(),
+            llama_cpp.llama_model_default_params(),
         )
+        self._model = loading.result()
         if not self._model:
+            self._thread.shutdown()
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
         self._threads = threads
         self._context: Any = None
@@ -58,7 +65,6 @@ class LlamaCppDecoder:
         self.max_context = trained if self._metadata(GGUF_CONFIG_KEY) else min(trained, _LONGEST_CONTEXT)
         self.vocab_size: int = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         self.mask = EMPTY_MASK
-        self._thread = ThreadPoolExecutor(1)
         try:
             self._open_context(1)
         except InputError:

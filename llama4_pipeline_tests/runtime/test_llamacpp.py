@@ -1,6 +1,7 @@
 """llama.cpp on a GGUF file of the same checkpoint: the same logits as PyTorch, row by row and step by step."""
 
 import signal
+import threading
 import time
 
 import numpy as np
@@ -97,6 +98,25 @@ def test_what_another_library_does_with_amx_between_does_not_count(decoder):
     torch.nn.functional.linear(ones, ones)
     decoder.reset()
     np.testing.assert_array_equal(decoder.forward(IDS), before)
+
+
+def test_what_starts_threads_is_one_thread(tmp_path, monkeypatch):
+    """With AMX, loading starts some too; those of a second one make libgomp put all to sleep at each barrier."""
+    callers = {}
+    for name in ("llama_model_load_from_file", "llama_decode"):
+        real = getattr(llama_cpp, name)
+
+        def noted(*arguments, real=real, name=name):
+            callers[name] = threading.get_ident()
+            return real(*arguments)
+
+        monkeypatch.setattr(llama_cpp, name, noted)
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
+    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
+    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    decoder.forward(IDS)
+    decoder.close()
+    assert len(callers) == 2 and len(set(callers.values())) == 1
 
 
 def test_a_batch_that_llamacpp_makes_no_cache_for_leaves_room_for_another(decoder):
