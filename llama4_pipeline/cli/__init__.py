@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import warnings
 from collections.abc import Sequence
 from threading import Timer
@@ -18,6 +19,7 @@ import click
 
 from llama4_pipeline.cli import gguf, graph, measure, pages, pipeline, shards
 from llama4_pipeline.errors import CheckFailed, InputError
+from llama4_pipeline.full_disk import is_out_of_space
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
 
 PROGRAM = "llama4-pipeline"
@@ -71,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except MemoryError as error:
         return _fail(2, f"no memory ({error}): ask for fewer rows or tokens")
     except OSError as error:
+        if is_out_of_space(error):
+            _drop_output()
+            full = f"standard output or temporary files ({tempfile.gettempdir()})"
+            return _fail(2, f"the disk of {full} is full: make room there, or name another")
         if error.errno not in _UNUSABLE_PATH or error.filename is None:
             raise
         return _fail(2, f"{error.filename} cannot be used ({error.strerror}): name another path")
@@ -85,6 +91,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(status: int, message: str) -> int:
     click.echo(f"{PROGRAM}: {' '.join(message.split())}", err=True)
     return status
+
+
+def _drop_output() -> None:
+    """Drops what standard output still cannot take, or the interpreter would fail on it at its end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _log_to_standard_error() -> None:

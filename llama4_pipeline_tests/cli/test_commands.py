@@ -1,5 +1,6 @@
 """The frame around every command: help, exit status, one line on standard error, JSON on standard output."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,19 @@ def test_help_lists_the_commands_without_loading_what_they_need() -> None:
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert f"Usage: llama4-pipeline {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("buffering", [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}])
+def test_a_result_that_a_full_disk_does_not_take_is_one_error(buffering: dict[str, str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "llama4_pipeline.cli", "--version"]
+        environment = os.environ | buffering
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, env=environment, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr.startswith("llama4-pipeline: the disk of standard output or temporary files (")
+    assert done.stderr.count("\n") == 1
 
 
 def leaves(group: click.Group) -> list[click.Command]:
