@@ -233,7 +233,7 @@ class ModelSpec(BaseModel):
             device = "cpu" if stage == "quantization_tradeoff" else device
             made["quantization_tradeoff"] = [(precision, method) for precision, method in pairs]
         return tuple(
-            Conversion(precision, method, calibrated=METHODS[method].calibration == "needed", device=device)
+            Conversion(precision, method, calibrated=METHODS[method].needs_text, device=device)
             for precision, method in made.get(stage, ())
         )
 

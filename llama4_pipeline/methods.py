@@ -30,6 +30,11 @@ class Terms:
     block_size: bool = True
     cuda: bool = True
 
+    @property
+    def needs_text(self) -> bool:
+        """Whether it cannot do without calibration text."""
+        return self.calibration == "needed"
+
 
 METHODS: Mapping[str, Terms] = MappingProxyType(
     {
@@ -99,7 +104,7 @@ def choose_method(
         raise InputError(
             f"method {method} makes graphs for the CPU: choose another for CUDA, as {DEFAULT_METHOD[precision]}"
         )
-    if terms.calibration == "needed" and calibration is None:
+    if terms.needs_text and calibration is None:
         raise InputError(f"method {method} looks at the inputs of the weights: give calibration text")
     if terms.calibration == "unused" and calibration is not None:
         raise InputError(f"method {method} looks at weights only: leave out --calibration")

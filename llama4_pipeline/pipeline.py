@@ -69,7 +69,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     sources = {name: store.input_of(model.name, name) for name in stage.inputs}
-    digests = {name: sources[name].digest for name in stage.deciding_inputs(model)}
+    digests = {name: sources[name].digest_of(files) for name, files in stage.deciding_inputs(model).items()}
     recipe = recipe_of(stage, model, device, digests)
     again = "measured anew" if anew else None
     if stage.measures:
@@ -93,8 +93,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
         build = _function(stage.build)
         return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
 
-    recipes = {name: source.manifest.recipe for name, source in sources.items()}
-    artifact, made = store.get_or_make(recipe, make, recipes, anew=again is not None, alone=stage.measures)
+    artifact, made = store.get_or_make(recipe, make, sources, anew=again is not None, alone=stage.measures)
     if not made:
         _logger.info("%s of %s is reused: %s", stage.name, model.name, _why_reused(artifact))
     return Outcome(artifact, reused=not made, reason=reasons[0] if made else _why_reused(artifact))
@@ -107,13 +106,17 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
     `State.IF_INPUT_CHANGES`.
     """
     decisions = []
-    digests: dict[str, str] = {}
+    made: dict[str, Artifact] = {}
     for stage in STAGES.values():
         inputs = stage.deciding_inputs(model)
-        open_inputs = [name for name in inputs if name not in digests]
+        open_inputs = [name for name in inputs if name not in made]
         latest = store.latest(model.name, stage.name)
-        unchanged = (latest.inputs if latest else {}) | digests
-        recipe = recipe_of(stage, model, device, {name: unchanged.get(name, "") for name in inputs})
+        before = latest.inputs if latest else {}
+        digests = {
+            name: made[name].digest_of(files) if name in made else before.get(name, "")
+            for name, files in inputs.items()
+        }
+        recipe = recipe_of(stage, model, device, digests)
         found = store.find(recipe).artifact
         if found is None:
             decision = Decision(stage.name, State.RUN, _why(store, recipe))
@@ -122,7 +125,7 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
         elif again := _why_again(found):
             decision = Decision(stage.name, State.RUN, again)
         else:
-            digests[stage.name] = found.digest
+            made[stage.name] = found
             decision = Decision(stage.name, State.REUSE, _why_reused(found))
         decisions.append(decision)
     return decisions

@@ -4,13 +4,15 @@ The assets, the keys of the store, `llama4-pipeline plan` and the docs all read 
 order of the work: a stage stands behind its inputs.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
+from llama4_pipeline.builders.quality import JUDGED_ON
+from llama4_pipeline.builders.quantize import CALIBRATION
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
@@ -32,8 +34,8 @@ def _no_parameters(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {}
 
 
-def _nothing_unread(model: "ModelSpec") -> tuple[str, ...]:
-    return ()
+def _whole_inputs(model: "ModelSpec") -> dict[str, Collection[str]]:
+    return {}
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,8 @@ class Stage:
         inputs: Stages whose artifacts the function reads.
         libraries: Distributions that shape the bytes; `a|b` for whichever is installed.
         parameters: What the function is called with; nothing else of the model reaches it.
-        unread: Of the inputs, those that the function does not read for a model, so that they decide nothing.
+        reads: Of an input that the function does not read as a whole for a model, the files that it reads; nothing
+            else of it decides what is made.
         also_runs: "module:function" of code that runs in a process of its own and so is in no import of
             `build`.
         measures: Whether the artifact is a measurement, which holds for one machine only.
@@ -64,7 +67,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     parameters: Parameters = _no_parameters
-    unread: Callable[["ModelSpec"], Collection[str]] = _nothing_unread
+    reads: Callable[["ModelSpec"], Mapping[str, Collection[str]]] = _whole_inputs
     also_runs: tuple[str, ...] = ()
     measures: bool = False
     may_use_gpu: bool = False
@@ -72,10 +75,10 @@ class Stage:
     group: str = "graph"
     kinds: tuple[str, ...] = ("onnx",)
 
-    def deciding_inputs(self, model: "ModelSpec") -> tuple[str, ...]:
-        """The inputs whose content decides the artifact's."""
-        unread = self.unread(model)
-        return tuple(name for name in self.inputs if name not in unread)
+    def deciding_inputs(self, model: "ModelSpec") -> dict[str, Collection[str] | None]:
+        """The inputs that decide what is made, each with the files that do, or None for all of them."""
+        reads = self.reads(model)
+        return {name: reads.get(name) for name in self.inputs if name not in reads or reads[name]}
 
 
 def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -136,11 +139,15 @@ def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {"precision": "int4", "method": model.method_of("int4"), "device": device.name}
 
 
-def _unread(model: "ModelSpec", precision: Literal["int8", "int4"]) -> list[str]:
-    """A method depends on the data sets where it needs calibration text, on the checkpoint where it trains it."""
+def _quantize_reads(model: "ModelSpec", precision: Literal["int8", "int4"]) -> dict[str, Collection[str]]:
+    """A method reads the calibration text where it needs one, and the checkpoint where it trains it."""
     terms = METHODS[model.method_of(precision)]
-    reads = {"datasets": terms.calibration == "needed", "checkpoint": terms.checkpoint}
-    return [name for name, read in reads.items() if not read]
+    text: dict[str, Collection[str]] = {"datasets": [CALIBRATION] if terms.needs_text else []}
+    return text if terms.checkpoint else text | {"checkpoint": []}
+
+
+def _measure_reads(model: "ModelSpec") -> dict[str, Collection[str]]:
+    return {"datasets": JUDGED_ON.values() if model.has_trained_weights else []}
 
 
 def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -188,6 +195,7 @@ _STAGES = (
         inputs=("checkpoint", "datasets"),
         libraries=("torch", "transformers", *_JUDGES),
         parameters=_measure,
+        reads=_measure_reads,
         also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,
@@ -247,7 +255,7 @@ _STAGES = (
         inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int8,
-        unread=partial(_unread, precision="int8"),
+        reads=partial(_quantize_reads, precision="int8"),
         group="quantization",
     ),
     Stage(
@@ -257,7 +265,7 @@ _STAGES = (
         inputs=("checkpoint", "optimized_graph", "datasets"),
         libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int4,
-        unread=partial(_unread, precision="int4"),
+        reads=partial(_quantize_reads, precision="int4"),
         group="quantization",
     ),
     Stage(
@@ -285,6 +293,7 @@ _STAGES = (
         ),
         libraries=("numpy", _RUNTIME, "tensorrt-llm", *_JUDGES),
         parameters=_measure,
+        reads=_measure_reads,
         also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,

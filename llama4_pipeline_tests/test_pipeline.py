@@ -238,7 +238,7 @@ def test_an_input_that_a_stage_does_not_read_for_a_model_decides_nothing(bench: 
         build="small.quantize:build",
         inputs=("exported", "simplified"),
         parameters=_block_size,
-        unread=lambda model: ["exported"] if model.name == "one" else [],
+        reads=lambda model: {"exported": []} if model.name == "one" else {},
     )
     bench.use(*SMALL_STAGES[:3], quantized)
     bench.run(bench.model), bench.run(bench.other)
@@ -247,6 +247,20 @@ def test_an_input_that_a_stage_does_not_read_for_a_model_decides_nothing(bench: 
     assert bench.planned(bench.model, State.IF_INPUT_CHANGES) == possibly
     assert tuple(bench.run(bench.model)) == ("exported", "simplified")
     assert bench.run(bench.other)["int4"] == "input exported changed"
+
+
+def test_of_an_input_the_files_that_a_stage_reads_decide(bench: Bench) -> None:
+    bench.replace_in("export", "return {}", '(out / "words").write_text("some"); return {}')
+    *_, simplified = SMALL_STAGES[:3]
+    bench.use(*SMALL_STAGES[:2], replace(simplified, reads=lambda model: {"exported": ["model.onnx"]}))
+    bench.run(bench.model)
+    bench.replace_in("export", '"some"', '"other"')
+    possibly = {"simplified": "exported may change"}
+    assert bench.planned(bench.model, State.IF_INPUT_CHANGES) == possibly
+    assert tuple(bench.run(bench.model)) == ("exported",)
+    assert bench.planned(bench.model, State.REUSE).keys() == {"checkpoint", "exported", "simplified"}
+    bench.replace_in("export", '"graph of "', '"a graph of "')
+    assert bench.run(bench.model)["simplified"] == "input exported changed"
 
 
 def test_going_back_to_old_code_finds_the_old_artifact(bench: Bench) -> None:

@@ -50,13 +50,23 @@ def test_a_models_method_takes_the_place_of_the_default() -> None:
     assert [stage.parameters(chosen, CPU)["method"] for stage in stages] == ["qdq-dynamic", "qat"]
 
 
+_TEXT = {"datasets": ["calibration.jsonl"]}
+
+
 @pytest.mark.parametrize(
     ("method", "read"),
-    [("rtn", set()), ("k_quant", set()), ("gptq", {"datasets"}), ("qat", {"datasets", "checkpoint"})],
+    [("rtn", {}), ("k_quant", {}), ("gptq", _TEXT), ("qat", {"checkpoint": None, **_TEXT})],
 )
-def test_a_method_depends_on_what_it_reads(method: str, read: set[str]) -> None:
+def test_a_method_depends_on_what_it_reads(method: str, read: dict[str, list[str] | None]) -> None:
     model = _model(quantization=QuantizationPlan(int4=method))
-    assert set(STAGES["int4_graph"].deciding_inputs(model)) == {"optimized_graph", *read}
+    assert STAGES["int4_graph"].deciding_inputs(model) == {"optimized_graph": None, **read}
+
+
+def test_quality_depends_on_the_texts_that_tell_it() -> None:
+    judged = ["validation.jsonl", "summarise.jsonl", "classify.jsonl"]
+    for name in ("pytorch_baseline", "benchmarks"):
+        assert list(STAGES[name].deciding_inputs(_model())["datasets"] or ()) == judged
+        assert "datasets" not in STAGES[name].deciding_inputs(_model("random", config=_SMALL))
 
 
 def test_a_model_of_unknown_size_is_not_run_for_its_quantization() -> None:

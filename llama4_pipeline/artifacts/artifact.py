@@ -1,5 +1,6 @@
 """A published artifact, and the test whether it still is what was published."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ class Artifact:
     def digest(self) -> str:
         """Digest of its content."""
         return self.manifest.digest
+
+    def digest_of(self, files: Collection[str] | None) -> str:
+        """Digest of the content of some of its files, by path; of all for None."""
+        if files is None:
+            return self.digest
+        return content_digest(tuple(record for record in self.manifest.files if record.path in files))
 
     @property
     def facts(self) -> dict[str, Any]:

@@ -22,7 +22,7 @@ class Recipe(BaseModel):
         model: Name of the model in the catalog; it chooses the shelf and is no part of the key.
         code_version: Hash of the code that makes the artifact.
         parameters: JSON values that the code is called with.
-        inputs: Name of each input stage to the content digest of its artifact.
+        inputs: Name of each input stage to the digest of what is read of its artifact.
         libraries: Distribution name to version, for the libraries that shape the bytes.
         machine: Description of the machine, for a measurement; None where any machine makes the same bytes.
     """

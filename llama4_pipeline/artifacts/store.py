@@ -72,7 +72,7 @@ class Store:
         self,
         recipe: Recipe,
         make: Make,
-        inputs: Mapping[str, Recipe] | None = None,
+        inputs: Mapping[str, Artifact] | None = None,
         anew: bool = False,
         alone: bool = False,
     ) -> tuple[Artifact, bool]:
@@ -84,7 +84,7 @@ class Store:
         Args:
             recipe: What to make.
             make: Writes the files into the directory it is given, returns JSON values for `Manifest.facts`.
-            inputs: Recipes of the artifacts that `make` reads.
+            inputs: What `make` reads, by name.
             anew: Make it even if it is there; a measurement is repeated so.
             alone: Make it while nothing else is made in this store: a measurement wants the machine for
                 itself.
@@ -93,7 +93,7 @@ class Store:
             The artifact, and whether this call made it.
 
         Raises:
-            InputError: An input is missing, damaged or no longer what the recipe says, or the disk is full.
+            InputError: An input is missing, damaged or no longer what was given, or the disk is full.
         """
 
         def say_waiting() -> None:
@@ -112,8 +112,8 @@ class Store:
             if artifact is None:
                 known: dict[tuple[int, int], FileRecord] = {}
                 for name, source in (inputs or {}).items():
-                    read = held.enter_context(self._held(name, source))
-                    if recipe.inputs.get(name, read.digest) != read.digest:
+                    read = held.enter_context(self._held(name, source.manifest.recipe))
+                    if read.digest != source.digest:
                         raise InputError(f"{name} of {recipe.model} was made anew meanwhile: run it again")
                     known |= files_by_inode(read)
                 held.enter_context(self._machine(alone))

@@ -9,6 +9,8 @@ from llama4_pipeline.builders.measurements import run_in
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
 
+JUDGED_ON = {name: f"{name}.jsonl" for name in ("validation", "summarise", "classify")}
+"""Of the data sets' files, those that tell quality."""
 FIGURES = (
     "perplexity",
     "perplexity_stderr",
@@ -56,7 +58,7 @@ def with_quality(
     from llama4_pipeline.runtime.engines import open_decoder
 
     device = parameters["device"]
-    data = {name: datasets / f"{name}.jsonl" for name in ("validation", "summarise", "classify")}
+    data = {name: datasets / file for name, file in JUDGED_ON.items()}
     if graph:
         quality = evaluate_graph(graph, data, checkpoint, device=device)
     else:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+CALIBRATION = "calibration.jsonl"
+"""Of the data sets' files, the text that calibrates."""
 SENSITIVITY = "sensitivity.json"
 """What a method that looks at sensitivities measured; part of the content, since the report draws it."""
 
@@ -29,8 +31,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     graph, method = inputs["optimized_graph"], parameters["method"]
     terms = METHODS[method]
     calibration = None
-    if terms.calibration == "needed":
-        calibration = read_calibration(inputs["datasets"] / "calibration.jsonl", graph)
+    if terms.needs_text:
+        calibration = read_calibration(inputs["datasets"] / CALIBRATION, graph)
     report = quantize(
         graph,
         out,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llama4_pipeline.builders.notes import note
+from llama4_pipeline.builders.quality import JUDGED_ON
 from llama4_pipeline.builders.quantize import build as quantize
 
 RESULTS = "methods.json"
@@ -36,9 +37,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         seconds[f"{precision} {method}"] = time.monotonic() - start
 
     if parameters["compare"]:
-        data = {
-            name: inputs["datasets"] / f"{name}.jsonl" for name in ("validation", "summarise", "classify")
-        }
+        data = {name: inputs["datasets"] / file for name, file in JUDGED_ON.items()}
         with tempfile.TemporaryDirectory(dir=out, prefix=".scratch-") as scratch:
             results = compare_methods(
                 inputs["optimized_graph"],

@@ -56,8 +56,7 @@ def test_what_one_machine_made_another_finds(here: SharedStore, there: SharedSto
 
 
 def test_inputs_come_to_the_machine_that_reads_them(here: SharedStore, there: SharedStore) -> None:
-    source = recipe("exported_graph")
-    exported, _ = here.get_or_make(source, writes("weights"))
+    exported, _ = here.get_or_make(recipe("exported_graph"), writes("weights"))
 
     def link(out: Path) -> Mapping[str, Any]:
         directory = there.input_of("tiny", "exported_graph").directory
@@ -65,8 +64,7 @@ def test_inputs_come_to_the_machine_that_reads_them(here: SharedStore, there: Sh
         (out / "model.onnx").write_text("simplified")
         return {}
 
-    wanted = recipe("simplified_graph", inputs={"exported_graph": exported.digest})
-    simplified, _ = there.get_or_make(wanted, link, {"exported_graph": source})
+    simplified, _ = there.get_or_make(recipe("simplified_graph"), link, {"exported_graph": exported})
     assert len(Objects(here.place).names(".files")) == 3, "the weights of both graphs are one object"
     copies = [here.input_of("tiny", stage).directory for stage in ("exported_graph", "simplified_graph")]
     assert (copies[0] / "weights" / "a.bin").samefile(copies[1] / "weights" / "a.bin")
