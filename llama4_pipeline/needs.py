@@ -13,7 +13,7 @@ _GPU_GRAPH_BYTES = 2
 _GRAPH_BITS = {
     "exported_graph": (32, 32, 32),
     "fp16_graph": (16, 16, 16),
-    "int8_graph": (8.25, 10, 9),
+    "int8_graph": (8.25, 10, 9.25),
     "int4_graph": (4.625, 9, 5.125),
 }
 _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
@@ -116,7 +116,10 @@ def needs(demand: Demand, stage: str) -> Needs:
 def conversion_needs(architecture: Architecture, conversion: Conversion) -> Needs:
     """What it takes to convert a model's float32 graph, temporary files on the disk of the result included."""
     whole = architecture.parameters() * _GRAPH_BYTES
-    disk = _graph_bytes(architecture, *_GRAPH_BITS[f"{conversion.precision}_graph"])
+    bits = _GRAPH_BITS[f"{conversion.precision}_graph"]
+    disk = _graph_bytes(architecture, *bits)
+    if conversion.precision == "int4" and architecture.tie_word_embeddings:  # the head gets 4 bits of its own
+        disk += architecture.vocab_size * architecture.hidden_size * bits[-1] / 8
     memory = 3 * _BLOCK_BYTES
     if conversion.calibrated:
         memory += _layer_by_layer(architecture)

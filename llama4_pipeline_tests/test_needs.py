@@ -107,6 +107,16 @@ def test_training_for_a_precision_needs_the_model_five_times() -> None:
     assert plain.needs("datasets").memory_bytes == GIB
 
 
+def test_a_tied_head_gets_four_bits_of_its_own() -> None:
+    tied = CATALOG["mobilellm-r1-140m"].config
+    assert tied["tie_word_embeddings"]
+    disks = [
+        conversion_needs(Architecture.from_config(config), Conversion("int4")).disk_bytes
+        for config in (tied, tied | {"tie_word_embeddings": False})
+    ]
+    assert disks[0] == disks[1] > 164_594_552  # of the graph that `quantize` writes
+
+
 def _mini(layers: int) -> Architecture:
     return Architecture.from_config(CATALOG["mini"].config | {"num_hidden_layers": layers})
 

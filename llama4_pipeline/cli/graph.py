@@ -182,16 +182,14 @@ def validate(
     as_json: bool,
 ) -> None:
     """Compare a graph with PyTorch; exit 1 past tolerance."""
-    from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+    from llama4_pipeline.graph.quantize.calibration_text import read_tokens
     from llama4_pipeline.graph.validate import validate_within_memory
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
     source = Checkpoint.open(checkpoint)
     require_same_model(graph, checkpoint, source.architecture)
-    tokens = read_calibration(text, source.directory).sequences if text else ()
-    report = validate_within_memory(
-        source, graph, lengths=lengths, batches=batch, text=[int(t) for piece in tokens for t in piece]
-    )
+    tokens = [int(token) for ids in read_tokens(text, source.directory) for token in ids] if text else []
+    report = validate_within_memory(source, graph, lengths=lengths, batches=batch, text=tokens)
     show(report.to_json(), report.to_markdown(), as_json)
     if not report.passed:
         raise CheckFailed(

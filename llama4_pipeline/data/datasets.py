@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from llama4_pipeline.data.corpus import (
+    KINDS,
     Section,
     Shingle,
     documents,
@@ -114,6 +115,8 @@ def build_datasets(
         raise InputError(
             f"calibration_samples is {calibration_samples}: expected at least {FEWEST_CALIBRATION_SAMPLES}"
         )
+    if task_samples < len(KINDS):
+        raise InputError(f"task_samples is {task_samples}: expected at least {len(KINDS)}, one of each kind")
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
     missing = [name for name in asdict(sources) if name not in own]
     built_in = _built_in(missing, calibration_samples, task_samples, experts) if missing else {}

@@ -15,6 +15,7 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
 from llama4_pipeline.llama4.checkpoint_directory import (
     CONFIG_FILE,
+    GENERATION_CONFIG_FILE,
     TOKENIZER_FILES,
     local_directory,
     one_line,
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     import torch
     from transformers import Llama4ForCausalLM, Llama4TextConfig, PreTrainedTokenizerBase
 
-GENERATION_CONFIG_FILE = "generation_config.json"
 SYNTHETIC_FILE = "synthetic_weights.json"
 _UNCHUNKED = 2**31 - 1
+_REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError)  # of a value, by transformers
 _logger = logging.getLogger(__name__)
 
 
@@ -93,9 +94,10 @@ class Checkpoint:
         from huggingface_hub.errors import StrictDataclassError
         from transformers import Llama4TextConfig
 
+        implied = {name: getattr(self.architecture, name) for name in ("head_dim", "num_key_value_heads")}
         try:
-            return Llama4TextConfig(**self.text_config)
-        except (StrictDataclassError, TypeError, ValueError, KeyError, ArithmeticError) as error:
+            return Llama4TextConfig(**{**self.text_config, **implied})
+        except (StrictDataclassError, *_REFUSALS) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
 
     @property
@@ -159,7 +161,7 @@ class Checkpoint:
         try:
             rotary = Llama4TextRotaryEmbedding(self.config)
             frequencies, factor = rotary.inv_freq.float(), float(rotary.attention_scaling)
-        except (TypeError, ValueError, KeyError, AttributeError, ArithmeticError) as error:
+        except (RuntimeError, *_REFUSALS) as error:
             raise self._bad_rope(f"transformers makes no rotation of it ({one_line(error)})") from error
         pairs = -(-self.architecture.head_dim // 2)  # a head without rotation may be odd
         if len(frequencies) != pairs:

@@ -8,6 +8,7 @@ from typing import Any
 from llama4_pipeline.errors import InputError
 
 CONFIG_FILE = "config.json"
+GENERATION_CONFIG_FILE = "generation_config.json"
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",

@@ -70,7 +70,7 @@ def find_form(checkpoint: "Checkpoint", max_context: int) -> LlamaCppForm:
         raise InputError(
             f"max context {max_context} is beyond max_position_embeddings ({architecture.max_position_embeddings})"
         )
-    factors = _rope_factors(checkpoint)
+    factors = _rope_factors(checkpoint, max_context)
     layers = architecture.layers
     if all(layer.uses_rope and layer.qk_norm and not layer.is_moe for layer in layers):
         if any(_chunk(layer.chunk_size, max_context) for layer in layers):
@@ -131,7 +131,10 @@ def _moe_step(architecture: Architecture) -> int:
     return step
 
 
-def _rope_factors(checkpoint: "Checkpoint") -> np.ndarray | None:
+def _rope_factors(checkpoint: "Checkpoint", max_context: int) -> np.ndarray | None:
+    rope: dict[str, Any] = dict(checkpoint.config.rope_parameters or {})
+    if rope.get("rope_type") == "longrope" and max_context > rope["original_max_position_embeddings"]:
+        raise _cannot("rope_parameters", "has one set of frequencies; longrope has others for longer texts")
     frequencies, scaling = checkpoint.rotary_frequencies()
     if scaling != 1.0:
         raise _cannot(

@@ -7,6 +7,7 @@ from transformers import Llama4ForCausalLM, PreTrainedTokenizerBase
 
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.sparse_experts import sparse_experts
+from llama4_pipeline.llama4.tokenizer import require_in_vocabulary
 from llama4_pipeline.progress import Progress
 
 _BATCH = 16
@@ -30,14 +31,19 @@ class ExpertReach:
             (layer.index, expert) for layer in architecture.layers for expert in range(layer.experts)
         ]
         self._model, self._tokenizer = model.eval(), tokenizer
-        self._choices = architecture.experts_per_token
+        self._choices, self._vocab_size = architecture.experts_per_token, architecture.vocab_size
 
     @torch.inference_mode()
     def count(self, texts: Sequence[str]) -> torch.Tensor:
-        """Tokens of each text, its first 512 at most, that each expert gets: int64 [texts, experts]."""
-        rows = [
-            torch.tensor(ids[:_LONGEST]) for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]
-        ]
+        """Tokens of each text, its first 512 at most, that each expert gets: int64 [texts, experts].
+
+        Raises:
+            InputError: The tokenizer gives an id outside the model's vocabulary.
+        """
+        encoded = [ids[:_LONGEST] for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
+        for ids in encoded:
+            require_in_vocabulary(ids, self._vocab_size, self._tokenizer.name_or_path)
+        rows = list(map(torch.tensor, encoded))
         counts = torch.zeros(len(rows), len(self.experts), dtype=torch.int64)
         by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         with (

@@ -1,5 +1,6 @@
 """The tokenizer that lies beside a checkpoint's weights or a graph."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,24 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
         return AutoTokenizer.from_pretrained(directory, config=Llama4TextConfig())
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise InputError(f"{directory}: the tokenizer does not load: {one_line(error)}") from error
+
+
+def require_in_vocabulary(ids: Sequence[int], vocab_size: int, place: Path | str) -> None:
+    """Refuses token ids that the model has no embedding for.
+
+    Args:
+        ids: Of one text, as a tokenizer gave them.
+        vocab_size: Of the model.
+        place: Where the tokenizer lies.
+
+    Raises:
+        InputError: The largest is outside the vocabulary.
+    """
+    if (largest := max(ids, default=0)) >= vocab_size:
+        raise InputError(
+            f"{place}: its tokenizer gives token id {largest}, outside the model's vocabulary, "
+            f"0 to {vocab_size - 1}: put the model's own tokenizer there"
+        )
 
 
 def read_stop_tokens(directory: Path) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ from llama4_pipeline.graph.validate.oracle import Oracle
 from llama4_pipeline.graph.validate.probes import ProbedGraph, StepValues, probes_of
 from llama4_pipeline.graph.validate.uses import text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.llama4.tokenizer import require_in_vocabulary
 from llama4_pipeline.progress import Progress
 
 _TOKENS = 8192  # the share of five layers is then known to a tenth of a percent
@@ -23,6 +24,9 @@ class ReferenceRouting:
         checkpoint: directory or hub id.
         documents: int64 [tokens] each; the first 8,192 tokens are looked at, in windows of 512.
         max_context: tokens that the graphs hold, which shortens the windows.
+
+    Raises:
+        InputError: a token id is outside the vocabulary.
     """
 
     def __init__(self, checkpoint: Path | str, documents: Sequence[np.ndarray], max_context: int) -> None:
@@ -32,6 +36,7 @@ class ReferenceRouting:
             probe for probe in probes_of(source.architecture) if probe.block == "router_logits"
         )
         tokens = np.concatenate(documents)[:_TOKENS].tolist()
+        require_in_vocabulary(tokens, source.architecture.vocab_size, source.directory)
         self._cases = list(text_cases(tokens, min(_WINDOW, max_context)))
         self._said = self._ask(Oracle(source.load_model("float32"))) if self._routers else []
 

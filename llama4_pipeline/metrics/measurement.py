@@ -25,7 +25,7 @@ class Measurement(BaseModel):
     engine: str
     """As a person reads it: "PyTorch eager", "ONNX Runtime INT4"."""
     precision: str
-    """float32, float16, bfloat16, int8 or int4: how the weights are stored."""
+    """float32, float16, bfloat16, int8 or int4: how the weights are stored; of a GGUF file its own word, as Q8_0."""
     device: str
     threads: int
     machine: Machine

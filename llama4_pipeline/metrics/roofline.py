@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ class StoredModel:
     Attributes:
         weight_bytes: All weights.
         active_bytes: The weights that one token at batch 1 needs: the chosen experts and one row of the embedding.
-        precision: float32, float16, bfloat16, int8 or int4.
+        precision: float32, float16, bfloat16, int8 or int4; of a GGUF file its own word, as Q8_0.
         cache_element_bytes: Of one key or value in the cache.
     """
 
@@ -85,12 +86,20 @@ def bytes_by_node(graph: Path) -> dict[str, NodeWeights]:
     chosen = graph_architecture(graph).experts_per_token
     readers = _readers(model.graph)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    # Of a fused graph, one node for each expert that a token chooses; each has the scales under a name of its own.
+    sharing = Counter(
+        _storage(tensors[name])
+        for node in model.graph.node
+        if node.op_type in _EXPERT_OPERATORS
+        for name in node.input
+        if name in tensors
+    )
     found = {}
     for node in model.graph.node:
         read = [tensors[name] for name in node.input if name in tensors]
         nodes = _behind([node], readers)
         size = sum(
-            _tensor_bytes(tensor) * _share_read(tensor, nodes, chosen) / _nodes_that_share(tensor, readers)
+            _tensor_bytes(tensor) * _share_read(tensor, nodes, chosen) / max(sharing[_storage(tensor)], 1)
             for tensor in read
         )
         found[node.name] = NodeWeights(size, _matrix(node))
@@ -175,11 +184,6 @@ def _share_read(tensor: Any, readers: list[Any], experts_per_token: int) -> floa
     if ".experts." in tensor.name or operators & set(_EXPERT_OPERATORS):
         return experts_per_token / tensor.dims[0]
     return 1.0
-
-
-def _nodes_that_share(tensor: Any, readers: dict[str, list[Any]]) -> int:
-    """Nodes that read a stack of experts together: one for each expert that a token chooses, in a fused graph."""
-    return max(sum(node.op_type in _EXPERT_OPERATORS for node in readers[tensor.name]), 1)
 
 
 def _storage(tensor: Any) -> tuple[str, ...]:

@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from transformers import DynamicCache
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
+from llama4_pipeline.runtime.kv_cache import is_out_of_memory
 
 if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -70,9 +72,14 @@ class PyTorchDecoder:
                 logits_to_keep=logits_to_keep,
                 use_cache=True,
             )
-        except BaseException:
+        except BaseException as error:
             self.reset()
-            raise
+            if not is_out_of_memory(error):
+                raise
+            rows, new = input_ids.shape
+            raise InputError(
+                f"no memory for a run of {rows} rows of {new:,} tokens: ask for fewer"
+            ) from error
         self.mask = mask
         return output.logits.float().cpu().numpy()
 

@@ -175,3 +175,8 @@ def test_one_instruction_may_open_the_prompts_of_two_sets(tmp_path: Path):
     sources = DataSources(**{name: str(tmp_path / f"own-{name}.jsonl") for name in tasks})
     report = build_datasets(tmp_path, sources=sources)
     assert report.datasets["classify"].samples == 3
+
+
+def test_a_task_has_each_kind(tmp_path: Path):
+    with pytest.raises(InputError, match="task_samples is 3: expected at least 4, one of each kind"):
+        build_datasets(tmp_path, task_samples=3)

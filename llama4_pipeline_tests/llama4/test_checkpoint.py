@@ -229,6 +229,17 @@ def test_a_value_that_only_transformers_reads_is_refused(directory: Path) -> Non
     edit_config(directory, initializer_range="wide")
     with pytest.raises(InputError, match=r"config.json: .*initializer_range"):
         _ = Checkpoint.open(directory).config
+    edit_config(directory, initializer_range=0.02, id2label=3)
+    with pytest.raises(InputError, match=r"config.json: "):
+        _ = Checkpoint.open(directory).config
+
+
+def test_what_null_stands_for_is_told_to_transformers(directory: Path) -> None:
+    architecture = Checkpoint.open(directory).architecture
+    implied = architecture.hidden_size // architecture.num_attention_heads
+    edit_config(directory, head_dim=None, num_key_value_heads=None)
+    config = Checkpoint.open(directory, with_weights=False).config
+    assert (config.head_dim, config.num_key_value_heads) == (implied, architecture.num_attention_heads)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +250,14 @@ def test_a_value_that_only_transformers_reads_is_refused(directory: Path) -> Non
         {"full_attention": {"rope_type": "default", "rope_theta": 1e4}},
         {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0, "original_max_position_embeddings": 0},
         {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0, "partial_rotary_factor": 0.5},
+        {
+            "rope_type": "longrope",
+            "rope_theta": 1e4,
+            "factor": 1.0,
+            "original_max_position_embeddings": 64,
+            "short_factor": [1.0] * 3,
+            "long_factor": [1.0] * 3,
+        },
     ],
 )
 def test_a_rotation_that_transformers_cannot_make_is_refused(

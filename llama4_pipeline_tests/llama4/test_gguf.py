@@ -21,6 +21,16 @@ REPRESENTABLE = PECULIAR_CONFIG | {
 }
 
 
+LONG_ROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 1e4,
+    "factor": 1.0,
+    "original_max_position_embeddings": 64,
+    "short_factor": [1.0] * 8,
+    "long_factor": [8.0] * 8,
+}
+
+
 def write(tmp_path, encoding="f32", max_context=4096, **changes):
     write_synthetic_checkpoint(tmp_path / "checkpoint", REPRESENTABLE | changes, seed=0, dtype="bfloat16")
     out = tmp_path / "model.gguf"
@@ -40,6 +50,7 @@ def write(tmp_path, encoding="f32", max_context=4096, **changes):
         ("use_qk_norm", {"use_qk_norm": False}, 4096),
         ("moe_layers", {"moe_layers": [0, 2, 3]}, 4096),
         ("attention_bias", {"attention_bias": True}, 4096),
+        ("rope_parameters", {"rope_parameters": LONG_ROPE}, 65),
     ],
 )
 def test_what_llamacpp_cannot_represent_is_refused_by_its_key(tmp_path, key, changes, max_context):
@@ -49,6 +60,7 @@ def test_what_llamacpp_cannot_represent_is_refused_by_its_key(tmp_path, key, cha
 
 
 def test_what_the_context_does_not_reach_does_not_count(tmp_path):
+    write(tmp_path / "short", max_context=64, rope_parameters=LONG_ROPE)
     write(tmp_path, max_context=4096, attention_chunk_size=None, attn_temperature_tuning=False)
 
 

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.graph.quantize import quantize_graph
@@ -36,3 +38,8 @@ def test_rounding_sends_tokens_to_other_experts_and_exact_graphs_do_not(
 def test_a_dense_model_has_none(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "dense", moe_layers=[])
     assert ReferenceRouting(checkpoint, _DOCUMENTS, _CONTEXT).change_share(tmp_path) is None
+
+
+def test_a_token_of_another_vocabulary_is_refused(tiny_random_checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="token id 131, outside the model's vocabulary, 0 to 130"):
+        ReferenceRouting(tiny_random_checkpoint, [np.array([1, 131])], _CONTEXT)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import Llama4ForCausalLM
 
+from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.runtime.engines import open_decoder
 from llama4_pipeline.runtime.pytorch import PyTorchDecoder
@@ -21,6 +22,18 @@ def test_steps_equal_one_call_without_cache(tiny_random_checkpoint, reference):
     cuts = [0, 14, 15, 16, 30, 40]  # chunks of attention are 16 tokens
     parts = [reference.forward(IDS[:, begin:end]) for begin, end in pairwise(cuts)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-5)
+
+
+@pytest.mark.parametrize("words", ["DefaultCPUAllocator: can't allocate memory", "CUDA out of memory"])
+def test_a_prompt_that_no_memory_holds_is_refused(tiny_random_checkpoint, words, monkeypatch):
+    decoder = PyTorchDecoder(Checkpoint.open(tiny_random_checkpoint), threads=1, compiled=False)
+
+    def full(*_, **__):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(decoder, "_run", full)
+    with pytest.raises(InputError, match="no memory for a run of 1 rows of 40 tokens: ask for fewer"):
+        decoder.forward(IDS)
 
 
 def test_a_prompt_that_is_not_read_to_its_end_leaves_nothing(tiny_random_checkpoint, reference):

@@ -16,27 +16,21 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
-from llama4_pipeline.llama4.tokenizer import load_tokenizer
+from llama4_pipeline.llama4.tokenizer import load_tokenizer, require_in_vocabulary
 
 _LONGEST = 512  # tokens of a sequence; a longer text is cut
 _TOKENS = "input_ids"
 
 
 def read_calibration(source: str | Path, directory: Path) -> Calibration:
-    """Reads token ids, or samples and tokenizes them; those of tasks with their answers, as the model meets them.
-
-    Args:
-        source: what `read_samples` takes, or a JSONL file of token ids.
-        directory: of the checkpoint or graph, with its tokenizer; for token ids config.json is enough.
+    """Reads what `read_tokens` does, in pieces of 512 tokens at most.
 
     Raises:
-        InputError: the source is missing, empty, has a bad row or no two tokens that follow each other; the
-            tokenizer is missing; or a token is outside the model's vocabulary.
+        InputError: as `read_tokens`, or the source has no two tokens that follow each other.
     """
-    sequences = _token_ids(Path(source), directory) if _holds_token_ids(source) else _texts(source, directory)
     pieces = (
         sequence[start : start + _LONGEST]
-        for sequence in sequences
+        for sequence in read_tokens(source, directory)
         for start in range(0, len(sequence), _LONGEST)
     )
     calibration = Calibration(tuple(piece for piece in pieces if len(piece) > 1))
@@ -45,15 +39,28 @@ def read_calibration(source: str | Path, directory: Path) -> Calibration:
     return calibration
 
 
+def read_tokens(source: str | Path, directory: Path) -> Iterator[np.ndarray]:
+    """Reads token ids, or samples and tokenizes them; those of tasks with their answers, as the model meets them.
+
+    Args:
+        source: what `read_samples` takes, or a JSONL file of token ids.
+        directory: of the checkpoint or graph, with its tokenizer; for token ids config.json is enough.
+
+    Yields:
+        int64 [tokens] of each text.
+
+    Raises:
+        InputError: the source is missing, empty or has a bad row; the tokenizer is missing; or a token is outside the
+            model's vocabulary.
+    """
+    return _token_ids(Path(source), directory) if _holds_token_ids(source) else _texts(source, directory)
+
+
 def _texts(source: str | Path, directory: Path) -> Iterator[np.ndarray]:
     tokenizer, vocabulary = load_tokenizer(directory), _vocabulary(directory)
     for sample in read_samples(source):
         ids = tokenizer(text_of(sample), verbose=False)[_TOKENS]
-        if ids and max(ids) >= vocabulary:
-            raise InputError(
-                f"{directory}: its tokenizer gives token id {max(ids)}, outside the model's vocabulary, "
-                f"0 to {vocabulary - 1}: put the model's own tokenizer there"
-            )
+        require_in_vocabulary(ids, vocabulary, directory)
         yield np.asarray(ids, np.int64)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample, TextSample, write_samples
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.quantize.calibration_text import read_calibration
+from llama4_pipeline.graph.quantize.calibration_text import read_calibration, read_tokens
 
 
 @pytest.fixture
@@ -28,6 +28,8 @@ def test_samples_of_every_kind_turn_to_sequences(tiny_random_checkpoint: Path, t
     write_samples(samples, tmp_path / "samples.jsonl")
     sequences = read_calibration(tmp_path / "samples.jsonl", tiny_random_checkpoint).sequences
     assert [len(sequence) for sequence in sequences] == [512, 388, 5, 3]
+    texts = read_tokens(tmp_path / "samples.jsonl", tiny_random_checkpoint)
+    assert [len(text) for text in texts] == [900, 5, 3], "whole texts are not cut"
 
 
 def test_token_ids_need_no_tokenizer(without_tokenizer: Path, tmp_path: Path) -> None:
