@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,7 +36,18 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 
 def copied_bytes(sources: Iterable[Path], directory: Path) -> int:
-    """Bytes that `link_or_copy` writes for files going to a directory: across file systems there are no links."""
-    states = [source.stat() for source in sources]
-    here = directory.stat().st_dev
-    return sum(state.st_size for state in states if state.st_dev != here)
+    """Bytes that `link_or_copy` writes for files going to a directory.
+
+    There are no links across file systems, and none to another user's files where the kernel protects them.
+    """
+    return sum(source.stat().st_size for source in sources if not _can_link(source, directory))
+
+
+def _can_link(source: Path, directory: Path) -> bool:
+    trial = directory / f".link-{uuid.uuid4().hex}"
+    try:
+        os.link(source.resolve(), trial)
+    except OSError:
+        return False
+    trial.unlink()
+    return True

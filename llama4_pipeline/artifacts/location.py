@@ -64,4 +64,4 @@ def _at_home(path: Path, variable: str) -> Path:
 
 def history_directory(root: str) -> str:
     """Where the measurements of a store are kept for good: plain files, which `store gc` leaves alone."""
-    return f"{root}/{HISTORY}"
+    return f"{root.rstrip('/')}/{HISTORY}"

@@ -82,7 +82,7 @@ def _open(path: Path) -> int:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise InputError(
             f"{path} cannot be written ({error.strerror}): let {_PLACES} name a directory that can"

@@ -47,8 +47,9 @@ class Recipe(BaseModel):
     @field_validator("parameters")
     @classmethod
     def _as_json(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Tuples become lists, so that a recipe read back equals the one that was written."""
-        plain: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+        """Tuples become lists, so that a recipe read back equals the one that was written; a path may be no UTF-8."""
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False).encode("utf-8", "replace")
+        plain: dict[str, Any] = json.loads(text)
         return plain
 
     def key(self) -> str:

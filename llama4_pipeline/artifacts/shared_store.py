@@ -14,9 +14,10 @@ import hashlib
 import logging
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePath
@@ -31,7 +32,7 @@ from llama4_pipeline.artifacts.artifact import (
     damage_of_manifest,
     open_artifact,
 )
-from llama4_pipeline.artifacts.garbage import UNSENT, Freed, key_of, remove
+from llama4_pipeline.artifacts.garbage import SCRATCH, UNSENT, Freed, key_of, remove
 from llama4_pipeline.artifacts.lease import lease
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, file_sha256, is_unchanged
@@ -123,24 +124,28 @@ class SharedStore(Store):
         """
         freed_here = super().collect_garbage().bytes
         for pooled in self._pool().glob("*"):
-            if pooled.stat().st_nlink == 1:
-                freed_here += pooled.stat().st_size
+            state = pooled.stat()
+            unused = state.st_nlink == 1
+            if pooled.name.startswith(SCRATCH):  # of a killed process, if it is old
+                unused = time.time() - state.st_ctime > _SPARED.total_seconds()
+            if unused:
+                freed_here += state.st_size if state.st_nlink == 1 else 0
                 pooled.unlink()
         kept: set[str] = set()
-        doomed: list[str] = []
+        removed = freed_there = 0
         for shelf in self._published():
             manifest = f"{shelf}/{MANIFEST}"
             if self._is_latest(self.root / shelf) or not self._is_old(manifest, _SPARED):
                 found = self._open_shelf(shelf).artifact
                 kept |= {record.sha256 for record in found.manifest.files} if found else set()
-            else:
-                doomed.append(manifest)
-        self._objects.remove(doomed)
-        unused = [name for name in self._objects.names(_FILES) if Path(name).name not in kept]
-        unused = [name for name in unused if self._is_old(name, _SPARED)]
-        freed_there = sum(self._objects.size(name) or 0 for name in unused)
-        self._objects.remove(unused)
-        return Freed(len(doomed), freed_here + freed_there)
+            else:  # one by one: between a look and its removal a run may take it up
+                self._objects.remove([manifest])
+                removed += 1
+        for name in self._objects.names(_FILES):
+            if Path(name).name not in kept and self._is_old(name, _SPARED):
+                freed_there += self._objects.size(name) or 0
+                self._objects.remove([name])
+        return Freed(removed, freed_here + freed_there)
 
     def bring(self, artifact: Artifact) -> None:
         """Makes sure that this machine has every file of an artifact.
@@ -278,9 +283,10 @@ class SharedStore(Store):
 
     def _bring_file(self, artifact: Artifact, record: FileRecord, target: Path) -> None:
         pooled = self._pooled(record)
-        if pooled.exists() and is_unchanged(pooled, record):
-            link_or_copy(pooled, target)
-            return
+        with suppress(FileNotFoundError):  # never brought, or collected in between
+            if is_unchanged(pooled, record):
+                link_or_copy(pooled, target)
+                return
         try:
             self._objects.download(_object(record), target)
         except FileNotFoundError as error:
@@ -294,8 +300,10 @@ class SharedStore(Store):
         """Gives a file a second name, by which later copies link it."""
         pooled = self._pooled(record)
         pooled.parent.mkdir(exist_ok=True)
-        pooled.unlink(missing_ok=True)
-        link_or_copy(file, pooled)
+        beside = scratch_name(pooled)  # other processes of this machine read and write the pool too
+        link_or_copy(file, beside)
+        beside.replace(pooled)
+        beside.unlink(missing_ok=True)  # which stays where both are names of one file
 
     def _pooled(self, record: FileRecord) -> Path:
         return self._pool() / f"{record.sha256}-{record.modified_ns}"

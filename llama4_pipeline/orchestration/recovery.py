@@ -35,6 +35,8 @@ class TaggingRunLauncher(DefaultRunLauncher):
 def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     """Marks the runs that this machine started and whose process is dead as failed, and frees their pool slots.
 
+    One that was being cancelled is marked as that, so that nothing starts it again.
+
     Returns:
         The ids of the runs.
     """
@@ -42,7 +44,10 @@ def close_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     closed = []
     for run in instance.get_runs(running):
         if _is_dead(instance, run):
-            instance.report_run_failed(run, "the process that ran this was killed")
+            if run.status is dg.DagsterRunStatus.CANCELING:
+                instance.report_run_canceled(run, "the process that was to end this was killed")
+            else:
+                instance.report_run_failed(run, "the process that ran this was killed")
             instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
             closed.append(run.run_id)
     return closed

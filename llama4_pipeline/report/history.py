@@ -10,9 +10,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 import pandas as pd
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from llama4_pipeline.artifacts.manifest import Manifest
 from llama4_pipeline.errors import InputError
@@ -86,7 +89,7 @@ def append(
         The file, with the columns of `benchmark_table` and those of `_circumstances`.
     """
     measured_at = pd.Timestamp(manifest.created)
-    files, base = url_to_fs(directory)
+    files, base = _place(directory)
     name = f"{measured_at:%Y%m%dT%H%M%SZ}-{manifest.recipe.model}-{manifest.digest[:16]}.parquet"
     if files.exists(f"{base}/{name}"):
         return f"{base}/{name}"
@@ -108,7 +111,7 @@ def read(directory: str) -> pd.DataFrame:
     Raises:
         InputError: a file there is no table.
     """
-    files, base = url_to_fs(directory)
+    files, base = _place(directory)
     tables = []
     found = files.find(base, maxdepth=1)  # glob would read brackets in the path as a pattern
     for file in sorted(name for name in found if name.endswith(".parquet")):
@@ -118,6 +121,13 @@ def read(directory: str) -> pd.DataFrame:
         except (OSError, ValueError) as error:  # pyarrow's own, of a damaged file and of another
             raise InputError(f"{file} is no readable Parquet file: remove it from the history") from error
     return pd.concat(tables, ignore_index=True)
+
+
+def _place(directory: str) -> tuple[AbstractFileSystem, str]:
+    """A URL's file system and path in it; "::" in a local path would chain URLs."""
+    if "://" in directory:
+        return cast("tuple[AbstractFileSystem, str]", url_to_fs(directory))
+    return LocalFileSystem(), directory
 
 
 def comparable(history: pd.DataFrame, digest: str) -> pd.DataFrame:

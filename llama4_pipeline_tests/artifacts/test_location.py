@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, COPIES_VARIABLE, artifacts_root, open_store
+from llama4_pipeline.artifacts.location import (
+    ARTIFACTS_VARIABLE,
+    COPIES_VARIABLE,
+    artifacts_root,
+    history_directory,
+    open_store,
+)
 from llama4_pipeline.errors import InputError
 
 
@@ -26,3 +32,7 @@ def test_a_user_without_a_home_is_told_which_variable_to_set(monkeypatch: pytest
     monkeypatch.setenv(ARTIFACTS_VARIABLE, "~/store")
     with pytest.raises(InputError, match=rf"home directory.*\${ARTIFACTS_VARIABLE}"):
         artifacts_root()
+
+
+def test_a_store_has_one_history_however_its_url_ends() -> None:
+    assert history_directory("s3://bucket/prefix/") == history_directory("s3://bucket/prefix")

@@ -59,3 +59,8 @@ def test_library_versions_name_what_is_there_and_what_is_not() -> None:
     versions = library_versions(["no-such-distribution", "no-such-distribution|pydantic"])
     assert versions["no-such-distribution"] == "not installed"
     assert versions["pydantic"][0].isdigit()
+
+
+def test_a_path_that_is_no_utf8_can_be_written_down() -> None:
+    recipe = Recipe(**BASE | {"parameters": {"calibration": "t\udce9xt.jsonl"}})
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe

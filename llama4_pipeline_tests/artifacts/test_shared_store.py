@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -309,3 +310,45 @@ def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 def test_a_bucket_that_does_not_exist_is_named(bucket: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="s3://nosuch/x cannot be used for artifacts: The specified bucket"):
         SharedStore("s3://nosuch/x", tmp_path)
+
+
+def test_two_processes_of_a_machine_keep_the_same_files_at_once(url: str, tmp_path: Path) -> None:
+    """Two models of one local checkpoint: their files are hard links of the same."""
+    source = tmp_path / "checkpoint"
+    source.mkdir()
+    for index in range(60):
+        (source / f"{index}.safetensors").write_text(f"weights {index}")
+
+    def link(out: Path) -> Mapping[str, Any]:
+        link_or_copy(source, out / "checkpoint")
+        return {}
+
+    def work(model: str, code: int) -> Artifact:
+        store = SharedStore(url, tmp_path / "here")
+        return store.get_or_make(recipe(model=model, code_version=str(code)), link)[0]
+
+    with ThreadPoolExecutor(2) as pool:
+        for code in range(5):
+            made = [pool.submit(work, model, code) for model in ("short", "long")]
+            assert all(len(each.result().manifest.files) == 60 for each in made)
+    assert not list((tmp_path / "here" / ".files").glob(".*")), "no scratch name is left"
+
+
+def test_what_a_run_takes_up_during_a_collection_stands(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = recipe(code_version="old")
+    for each in (old, recipe(code_version="new"), recipe("simplified_graph")):
+        here.get_or_make(each, writes(each.code_version))
+    monkeypatch.setattr(shared_store, "_SPARED", timedelta(0))
+    published = here._published()
+
+    def listed() -> Iterator[str]:
+        for index, shelf in enumerate(sorted(published, key=lambda shelf: old.key()[:16] not in shelf)):
+            if index == 1:
+                there.get_or_make(old, writes("old"))
+            yield shelf
+
+    monkeypatch.setattr(here, "_published", listed)
+    here.collect_garbage()
+    assert there.input_of("tiny", "exported_graph").manifest.recipe == old

@@ -223,6 +223,16 @@ def test_linked_weights_exist_once_and_are_not_read_twice(store: Store) -> None:
     assert store.find(recipe("simplified_graph")).damage, "the other name shows the damage too"
 
 
+def test_a_group_may_share_a_store(store: Store) -> None:
+    before = os.umask(0o002)
+    try:
+        made(store, recipe())
+    finally:
+        os.umask(before)
+    locks = [path for path in (store.root / ".locks").rglob("*") if path.is_file()]
+    assert locks and all(path.stat().st_mode & 0o060 == 0o060 for path in locks)
+
+
 def test_garbage_is_what_is_not_latest(store: Store) -> None:
     shared = made(store, recipe(code_version="old"), "x" * 1000)
 

@@ -84,6 +84,18 @@ def test_a_process_that_nobody_buried_is_dead() -> None:
     zombie.wait()
 
 
+def test_a_dead_run_that_was_being_cancelled_is_not_started_again() -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    with dg.DagsterInstance.ephemeral() as instance:
+        cancelled = _started(
+            instance, gone.pid, {PROCESS_TAG: platform.node()}, status=dg.DagsterRunStatus.CANCELING
+        )
+        assert close_dead_runs(instance) == [cancelled]
+        run = instance.get_run_by_id(cancelled)
+        assert run is not None and run.status is dg.DagsterRunStatus.CANCELED
+
+
 @pytest.mark.parametrize(
     "tags", [{PROCESS_TAG: "another-machine"}, {PROCESS_TAG: "another-machine/1/2.00"}, {}]
 )
@@ -129,12 +141,16 @@ def test_a_process_is_known_after_the_clock_was_put_right(monkeypatch: pytest.Mo
 
 
 def _started(
-    instance: dg.DagsterInstance, pid: int | None, tags: dict[str, str], parent: str | None = None
+    instance: dg.DagsterInstance,
+    pid: int | None,
+    tags: dict[str, str],
+    parent: str | None = None,
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.STARTED,
 ) -> str:
     """A run as the code server leaves it when it has started the process."""
     empty = dg.job(name="empty")(lambda: None)
     run = instance.create_run_for_job(
-        empty, status=dg.DagsterRunStatus.STARTED, tags=tags, parent_run_id=parent, root_run_id=parent
+        empty, status=status, tags=tags, parent_run_id=parent, root_run_id=parent
     )
     if pid is not None:
         instance.report_engine_event(

@@ -46,10 +46,11 @@ def _nights(
     return manifest.digest
 
 
-def test_a_directory_may_have_any_name(tmp_path: Path) -> None:
-    directory = str(tmp_path / "llama [v2] * ö" / "history")
-    append(directory, _int4(7.0), _manifest())
-    assert len(read(directory)) == 1
+@pytest.mark.parametrize("name", ["llama [v2] * ö", "run::1"])
+def test_a_directory_may_have_any_name(tmp_path: Path, name: str) -> None:
+    directory = tmp_path / name / "history"
+    append(str(directory), _int4(7.0), _manifest())
+    assert len(read(str(directory))) == len(list(directory.iterdir())) == 1
 
 
 def test_pandas_reads_the_directory_whatever_was_measured(
