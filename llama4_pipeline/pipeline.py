@@ -68,8 +68,9 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
             another device; memory or disk is short; or the disk is full.
         CheckFailed: The stage's check did not hold; nothing was published.
     """
-    sources = {name: store.input_of(model.name, name) for name in stage.inputs}
-    digests = {name: sources[name].digest_of(files) for name, files in stage.deciding_inputs(model).items()}
+    deciding = stage.deciding_inputs(model, device)
+    sources = {name: store.input_of(model.name, name) for name in deciding}
+    digests = {name: sources[name].digest_of(files) for name, files in deciding.items()}
     recipe = recipe_of(stage, model, device, digests)
     again = "measured anew" if anew else None
     if stage.measures:
@@ -91,7 +92,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
             on_gpu = stage.may_use_gpu and device.name == "cuda"
             require(f"{stage.name} of {model.name}", needed, out, on_gpu=on_gpu)
         build = _function(stage.build)
-        return build({name: source.directory for name, source in sources.items()}, recipe.parameters, out)
+        return build({name: source.local for name, source in sources.items()}, recipe.parameters, out)
 
     artifact, made = store.get_or_make(recipe, make, sources, anew=again is not None, alone=stage.measures)
     if not made:
@@ -108,7 +109,7 @@ def plan(model: "ModelSpec", store: Store, device: Device) -> list[Decision]:
     decisions = []
     made: dict[str, Artifact] = {}
     for stage in STAGES.values():
-        inputs = stage.deciding_inputs(model)
+        inputs = stage.deciding_inputs(model, device)
         open_inputs = [name for name in inputs if name not in made]
         latest = store.latest(model.name, stage.name)
         before = latest.inputs if latest else {}

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from llama4_pipeline.builders.quality import JUDGED_ON
-from llama4_pipeline.builders.quantize import CALIBRATION
+from llama4_pipeline.builders.benchmark import float_graph
+from llama4_pipeline.builders.checkpoint import TAKEN
+from llama4_pipeline.builders.files import CALIBRATION, JUDGED_ON, SENSITIVITY
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 Parameters = Callable[["ModelSpec", Device], dict[str, Any]]
 """The JSON values that a stage's function is called with, for a model on a device."""
+Reads = Callable[["ModelSpec", Device], Mapping[str, Collection[str]]]
+"""For a model on a device, the inputs that a stage's function does not read as a whole, each with what it reads."""
 
 _RUNTIME = "onnxruntime|onnxruntime-gpu"
 _JUDGES = ("tokenizers", "rouge-score", "regex")  # shape what text is scored, and how
@@ -34,7 +37,7 @@ def _no_parameters(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {}
 
 
-def _whole_inputs(model: "ModelSpec") -> dict[str, Collection[str]]:
+def _whole_inputs(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
     return {}
 
 
@@ -50,8 +53,8 @@ class Stage:
         inputs: Stages whose artifacts the function reads.
         libraries: Distributions that shape the bytes; `a|b` for whichever is installed.
         parameters: What the function is called with; nothing else of the model reaches it.
-        reads: Of an input that the function does not read as a whole for a model, the files that it reads; nothing
-            else of it decides what is made.
+        reads: What the function reads of its inputs, where that is not all; the rest decides nothing, and an input
+            of which no file is read need not be there.
         also_runs: "module:function" of code that runs in a process of its own and so is in no import of
             `build`.
         measures: Whether the artifact is a measurement, which holds for one machine only.
@@ -67,7 +70,7 @@ class Stage:
     inputs: tuple[str, ...] = ()
     libraries: tuple[str, ...] = ()
     parameters: Parameters = _no_parameters
-    reads: Callable[["ModelSpec"], Mapping[str, Collection[str]]] = _whole_inputs
+    reads: Reads = _whole_inputs
     also_runs: tuple[str, ...] = ()
     measures: bool = False
     may_use_gpu: bool = False
@@ -75,9 +78,9 @@ class Stage:
     group: str = "graph"
     kinds: tuple[str, ...] = ("onnx",)
 
-    def deciding_inputs(self, model: "ModelSpec") -> dict[str, Collection[str] | None]:
+    def deciding_inputs(self, model: "ModelSpec", device: Device) -> dict[str, Collection[str] | None]:
         """The inputs that decide what is made, each with the files that do, or None for all of them."""
-        reads = self.reads(model)
+        reads = self.reads(model, device)
         return {name: reads.get(name) for name in self.inputs if name not in reads or reads[name]}
 
 
@@ -96,10 +99,10 @@ def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _files_of(directory: Path) -> dict[str, list[int]]:
-    """Size and time of modification of each file: enough to see that a local checkpoint was replaced."""
+    """Size and time of modification of each file that is taken: enough to see that a local checkpoint was replaced."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory; correct the model's source in the catalog")
-    files = sorted(path for path in directory.iterdir() if path.is_file())
+    files = sorted({path for pattern in TAKEN for path in directory.glob(pattern) if path.is_file()})
     return {path.name: _state_of(path)[1] for path in files}
 
 
@@ -139,15 +142,37 @@ def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
     return {"precision": "int4", "method": model.method_of("int4"), "device": device.name}
 
 
-def _quantize_reads(model: "ModelSpec", precision: Literal["int8", "int4"]) -> dict[str, Collection[str]]:
+def _datasets_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
+    return {} if model.is_run_for_quantization else {"checkpoint": []}
+
+
+def _quantize_reads(
+    model: "ModelSpec", device: Device, precision: Literal["int8", "int4"]
+) -> dict[str, Collection[str]]:
     """A method reads the calibration text where it needs one, and the checkpoint where it trains it."""
     terms = METHODS[model.method_of(precision)]
     text: dict[str, Collection[str]] = {"datasets": [CALIBRATION] if terms.needs_text else []}
     return text if terms.checkpoint else text | {"checkpoint": []}
 
 
-def _measure_reads(model: "ModelSpec") -> dict[str, Collection[str]]:
+def _tradeoff_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
+    if _compare(model, device)["compare"]:
+        return {}
+    return {"checkpoint": [], "datasets": [], "optimized_graph": []}
+
+
+def _baseline_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
     return {"datasets": JUDGED_ON.values() if model.has_trained_weights else []}
+
+
+def _benchmark_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
+    unmeasured = {"optimized_graph", "fp16_graph"} - {float_graph(device.name)}
+    return _baseline_reads(model, device) | dict.fromkeys(unmeasured, ())
+
+
+def _report_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
+    """The page has the table's figures from where the table has them."""
+    return {"benchmark_table": [], "int4_graph": [SENSITIVITY]}
 
 
 def _compare(model: "ModelSpec", device: Device) -> dict[str, Any]:
@@ -185,6 +210,7 @@ _STAGES = (
         inputs=("checkpoint",),
         libraries=("python", "torch", "transformers"),
         parameters=_datasets,
+        reads=_datasets_reads,
         group="data",
         kinds=("python",),
     ),
@@ -195,7 +221,7 @@ _STAGES = (
         inputs=("checkpoint", "datasets"),
         libraries=("torch", "transformers", *_JUDGES),
         parameters=_measure,
-        reads=_measure_reads,
+        reads=_baseline_reads,
         also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,
@@ -243,7 +269,7 @@ _STAGES = (
     Stage(
         "fp16_graph",
         "The fused graph with float16 weights and activations, for GPUs.",
-        build="llama4_pipeline.builders.quantize:build_float16",
+        build="llama4_pipeline.builders.float16:build",
         inputs=("optimized_graph",),
         libraries=("onnx", "onnx-ir", _RUNTIME),
         group="quantization",
@@ -273,8 +299,9 @@ _STAGES = (
         "What every method of quantization that the model's plan compares loses, against what its graph weighs.",
         build="llama4_pipeline.builders.tradeoff:build",
         inputs=("checkpoint", "datasets", "optimized_graph"),
-        libraries=("torch", "transformers", *_JUDGES, "onnx", "onnx-ir", "numpy", "matplotlib", _RUNTIME),
+        libraries=("torch", "transformers", *_JUDGES, "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_compare,
+        reads=_tradeoff_reads,
         group="quantization",
         kinds=("onnx", "onnxruntime"),
     ),
@@ -293,7 +320,7 @@ _STAGES = (
         ),
         libraries=("numpy", _RUNTIME, "tensorrt-llm", *_JUDGES),
         parameters=_measure,
-        reads=_measure_reads,
+        reads=_benchmark_reads,
         also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,
@@ -303,7 +330,7 @@ _STAGES = (
     Stage(
         "benchmark_table",
         "The measurements as one table: Parquet, CSV and Markdown.",
-        build="llama4_pipeline.builders.report:build_table",
+        build="llama4_pipeline.builders.table:build",
         inputs=("benchmarks",),
         libraries=("pandas", "pyarrow", "tabulate"),
         parameters=_present,
@@ -313,10 +340,11 @@ _STAGES = (
     Stage(
         "report",
         "One self-contained page: the table, the plots, and how the graph got there.",
-        build="llama4_pipeline.builders.report:build_page",
+        build="llama4_pipeline.builders.report:build",
         inputs=("benchmarks", "benchmark_table", "int4_graph", "quantization_tradeoff"),
         libraries=("pandas", "matplotlib", "jinja2"),
         parameters=_present,
+        reads=_report_reads,
         group="report",
         kinds=("matplotlib", "html"),
     ),

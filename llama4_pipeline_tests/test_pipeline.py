@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
@@ -238,7 +239,7 @@ def test_an_input_that_a_stage_does_not_read_for_a_model_decides_nothing(bench: 
         build="small.quantize:build",
         inputs=("exported", "simplified"),
         parameters=_block_size,
-        reads=lambda model: {"exported": []} if model.name == "one" else {},
+        reads=lambda model, device: {"exported": []} if model.name == "one" else {},
     )
     bench.use(*SMALL_STAGES[:3], quantized)
     bench.run(bench.model), bench.run(bench.other)
@@ -247,12 +248,18 @@ def test_an_input_that_a_stage_does_not_read_for_a_model_decides_nothing(bench: 
     assert bench.planned(bench.model, State.IF_INPUT_CHANGES) == possibly
     assert tuple(bench.run(bench.model)) == ("exported", "simplified")
     assert bench.run(bench.other)["int4"] == "input exported changed"
+    for model in (bench.model, bench.other):
+        shutil.rmtree(bench.store.input_of(model.name, "exported").local)
+    bench.replace_in("quantize", "return {}", "return {'bits': 4}")
+    assert not run_stage(quantized, bench.model, bench.store, CPU).reused
+    with pytest.raises(InputError, match="exported of two is gone"):
+        run_stage(quantized, bench.other, bench.store, CPU)
 
 
 def test_of_an_input_the_files_that_a_stage_reads_decide(bench: Bench) -> None:
     bench.replace_in("export", "return {}", '(out / "words").write_text("some"); return {}')
     *_, simplified = SMALL_STAGES[:3]
-    bench.use(*SMALL_STAGES[:2], replace(simplified, reads=lambda model: {"exported": ["model.onnx"]}))
+    bench.use(*SMALL_STAGES[:2], replace(simplified, reads=lambda *_: {"exported": ["model.onnx"]}))
     bench.run(bench.model)
     bench.replace_in("export", '"some"', '"other"')
     possibly = {"simplified": "exported may change"}

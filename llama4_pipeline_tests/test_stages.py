@@ -1,11 +1,12 @@
 """Parameters of stages that a model of the catalog decides."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from llama4_pipeline.artifacts.store import Store
-from llama4_pipeline.catalog import DataPlan, ModelSpec, QuantizationPlan
+from llama4_pipeline.catalog import DataPlan, ModelSpec, QuantizationPlan, load_catalog
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.pipeline import run_stage
@@ -59,14 +60,41 @@ _TEXT = {"datasets": ["calibration.jsonl"]}
 )
 def test_a_method_depends_on_what_it_reads(method: str, read: dict[str, list[str] | None]) -> None:
     model = _model(quantization=QuantizationPlan(int4=method))
-    assert STAGES["int4_graph"].deciding_inputs(model) == {"optimized_graph": None, **read}
+    assert STAGES["int4_graph"].deciding_inputs(model, CPU) == {"optimized_graph": None, **read}
 
 
 def test_quality_depends_on_the_texts_that_tell_it() -> None:
     judged = ["validation.jsonl", "summarise.jsonl", "classify.jsonl"]
     for name in ("pytorch_baseline", "benchmarks"):
-        assert list(STAGES[name].deciding_inputs(_model())["datasets"] or ()) == judged
-        assert "datasets" not in STAGES[name].deciding_inputs(_model("random", config=_SMALL))
+        assert list(STAGES[name].deciding_inputs(_model(), CPU)["datasets"] or ()) == judged
+        assert "datasets" not in STAGES[name].deciding_inputs(_model("random", config=_SMALL), CPU)
+
+
+def test_a_benchmark_depends_on_the_graphs_that_it_measures() -> None:
+    for device, unmeasured in ((CPU, "fp16_graph"), (Device("cuda", "a test"), "optimized_graph")):
+        stage = STAGES["benchmarks"]
+        assert set(stage.inputs) - set(stage.deciding_inputs(_model(), device)) == {unmeasured}
+
+
+def test_a_large_model_is_not_brought_where_it_is_not_run() -> None:
+    """Its checkpoint has hundreds of gigabytes."""
+    large = load_catalog()["scout"].model_copy(update={"source": "hub:some/model"})
+    for name in ("datasets", "int8_graph", "int4_graph"):
+        assert "checkpoint" not in STAGES[name].deciding_inputs(large, CPU)
+    nothing_compared = _model("random", config=_SMALL)
+    assert STAGES["quantization_tradeoff"].deciding_inputs(nothing_compared, CPU) == {}
+
+
+def test_a_file_that_is_not_taken_makes_no_other_checkpoint(
+    tiny_random_checkpoint: Path, tmp_path: Path
+) -> None:
+    source, store = tmp_path / "source", Store(tmp_path / "store")
+    shutil.copytree(tiny_random_checkpoint, source)
+    run_stage(STAGES["checkpoint"], _model(f"local:{source}"), store, CPU)
+    (source / "train.log").write_text("step 1")
+    assert run_stage(STAGES["checkpoint"], _model(f"local:{source}"), store, CPU).reused
+    (source / "generation_config.json").write_text('{"eos_token_id": 2}')
+    assert not run_stage(STAGES["checkpoint"], _model(f"local:{source}"), store, CPU).reused
 
 
 def test_a_model_of_unknown_size_is_not_run_for_its_quantization() -> None:

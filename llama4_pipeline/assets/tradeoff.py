@@ -2,8 +2,7 @@
 
 import dagster as dg
 
-from llama4_pipeline.builders.notes import NOTES
-from llama4_pipeline.orchestration.materialization import declared, image, materialized, run
+from llama4_pipeline.orchestration.materialization import declared, materialized, run
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 
 
@@ -11,12 +10,10 @@ from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 def quantization_tradeoff(
     context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice
 ) -> dg.MaterializeResult:
-    """Shows what each method that was compared loses and weighs, and what it took to make."""
+    """Shows what each method that was compared loses and weighs, and what it took to make; `report` draws it."""
     outcome = run(context, artifacts, device)
     rows = [
         dg.TableRecord({"method": name, **figures})
         for name, figures in outcome.artifact.facts["methods"].items()
     ]
-    picture = outcome.artifact.directory / NOTES / "tradeoff.png"
-    shown = {"tradeoff": image("tradeoff", picture.read_bytes())} if picture.is_file() else {}
-    return materialized(outcome, methods=dg.MetadataValue.table(rows) if rows else "none compared", **shown)
+    return materialized(outcome, methods=dg.MetadataValue.table(rows) if rows else "none compared")

@@ -12,7 +12,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     """Measures transformers eager: speed and memory in a process of its own, then quality.
 
     Args:
-        inputs: `checkpoint` and `datasets`.
+        inputs: `checkpoint` and, of trained weights, `datasets`.
         parameters: `model`, `device`, `benchmark`, `trained` and `max_context`.
         out: The directory to fill.
 
@@ -25,5 +25,5 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.metrics.isolated import measure_isolated
 
     measured = measure_isolated(request("pytorch", parameters, checkpoint=inputs["checkpoint"]))
-    judged = with_quality(measured, parameters, inputs["datasets"], inputs["checkpoint"])
+    judged = with_quality(measured, parameters, inputs.get("datasets"), inputs["checkpoint"])
     return write_measurements([judged], out)

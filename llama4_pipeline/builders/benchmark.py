@@ -20,7 +20,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     baseline's.
 
     Args:
-        inputs: `checkpoint`, `datasets`, `pytorch_baseline` and the graphs.
+        inputs: `checkpoint`, `pytorch_baseline`, the graphs that run on the device and, of trained weights,
+            `datasets`.
         parameters: `model`, `device`, `benchmark`, `trained` and `max_context`.
         out: The directory to fill.
 
@@ -33,7 +34,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.metrics.isolated import measure_isolated
     from llama4_pipeline.progress import Progress
 
-    graphs = ("fp16_graph" if parameters["device"] == "cuda" else "optimized_graph", *_QUANTIZED)
+    graphs = (float_graph(parameters["device"]), *_QUANTIZED)
     requests = [
         request("pytorch", parameters, checkpoint=inputs["checkpoint"]),
         *(request("onnxruntime", parameters, graph=inputs[name]) for name in graphs),
@@ -47,11 +48,16 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     pytorch, *fused, tensorrt = measured
     [baseline] = read_measurements(inputs["pytorch_baseline"])
     judged = [
-        with_quality(each, parameters, inputs["datasets"], inputs["checkpoint"], inputs[name])
+        with_quality(each, parameters, inputs.get("datasets"), inputs["checkpoint"], inputs[name])
         for each, name in zip(fused, graphs, strict=True)
     ]
     rows = [_quality_of(baseline, pytorch), *judged, tensorrt]
     return write_measurements(rows, out)
+
+
+def float_graph(device: str) -> str:
+    """The stage whose graph is measured beside the quantized ones on a device."""
+    return "fp16_graph" if device == "cuda" else "optimized_graph"
 
 
 def _quality_of(baseline: "Measurement", measured: "Measurement") -> "Measurement":

@@ -6,8 +6,11 @@ from typing import Any
 
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.builders.notes import note
+from llama4_pipeline.llama4.checkpoint_directory import CONFIG_FILE, GENERATION_CONFIG_FILE, TOKENIZER_FILES
 
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "synthetic_weights.json")
+TAKEN = (CONFIG_FILE, GENERATION_CONFIG_FILE, *TOKENIZER_FILES, *_WEIGHTS)
+"""Patterns of the files that decide what is taken from a directory."""
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llama4_pipeline.artifacts.artifact import Artifact
-from llama4_pipeline.builders.measurements import read_measurements
-from llama4_pipeline.builders.report import random_weights
+from llama4_pipeline.builders.measurements import random_weights, read_measurements
 
 if TYPE_CHECKING:
     from llama4_pipeline.report.history import Comparison

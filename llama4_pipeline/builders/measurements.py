@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama4_pipeline.builders.files import MEASUREMENTS
 from llama4_pipeline.device import pytorch_dtype
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
 
 SHORT_OF_MEMORY = "short_of_memory"
-_FILE = "measurements.json"
 
 
 def request(
@@ -56,7 +56,7 @@ def write_measurements(measurements: Sequence["Measurement"], directory: Path) -
         "measured_on": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "rows": [measurement.model_dump(mode="json") for measurement in measurements],
     }
-    (directory / _FILE).write_text(json.dumps(record, indent=1))
+    (directory / MEASUREMENTS).write_text(json.dumps(record, indent=1))
     short = [row.short_of_memory_bytes for row in measurements if row.short_of_memory_bytes]
     return {
         "left_out": {row.engine: row.unavailable for row in measurements if row.unavailable},
@@ -77,5 +77,10 @@ def measured_on(directory: Path) -> datetime.date:
 
 
 def _record(directory: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((directory / _FILE).read_bytes())
+    record: dict[str, Any] = json.loads((directory / MEASUREMENTS).read_bytes())
     return record
+
+
+def random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """The model's name, if its weights are random, as the table wants it."""
+    return () if parameters["trained"] else (parameters["model"],)

@@ -4,13 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llama4_pipeline.builders.files import JUDGED_ON
 from llama4_pipeline.builders.measurements import run_in
 
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement
 
-JUDGED_ON = {name: f"{name}.jsonl" for name in ("validation", "summarise", "classify")}
-"""Of the data sets' files, those that tell quality."""
 FIGURES = (
     "perplexity",
     "perplexity_stderr",
@@ -32,7 +31,7 @@ FIGURES = (
 def with_quality(
     measurement: "Measurement",
     parameters: Mapping[str, Any],
-    datasets: Path,
+    datasets: Path | None,
     checkpoint: Path,
     graph: Path | None = None,
 ) -> "Measurement":
@@ -43,14 +42,14 @@ def with_quality(
     Args:
         measurement: Of the engine.
         parameters: `trained`, `device` and `max_context`, so that all engines are judged in windows of one length.
-        datasets: Directory of the data sets.
+        datasets: Directory of the data sets; None for random weights.
         checkpoint: The PyTorch original; judged itself where there is no graph.
         graph: The graph that is judged.
 
     Raises:
         CheckFailed: Logits hold NaN or infinity.
     """
-    if not parameters["trained"] or measurement.unavailable:
+    if datasets is None or not parameters["trained"] or measurement.unavailable:
         return measurement
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph

@@ -1,14 +1,11 @@
-"""The graphs with fewer bits a weight."""
+"""The graphs with integer weights."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-CALIBRATION = "calibration.jsonl"
-"""Of the data sets' files, the text that calibrates."""
-SENSITIVITY = "sensitivity.json"
-"""What a method that looks at sensitivities measured; part of the content, since the report draws it."""
+from llama4_pipeline.builders.files import CALIBRATION, SENSITIVITY
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -46,19 +43,3 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     if figures := {name: facts[name] for name in ("sensitivity", "expert_sensitivity") if facts.get(name)}:
         (out / SENSITIVITY).write_text(json.dumps(figures, indent=1, allow_nan=False))
     return {"quantize": facts}
-
-
-def build_float16(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Converts the optimized graph to float16.
-
-    Args:
-        inputs: `optimized_graph`.
-        parameters: None.
-        out: The directory to fill.
-
-    Returns:
-        Sizes and what stayed in float32.
-    """
-    from llama4_pipeline.graph.convert import convert_to_float16
-
-    return {"convert": convert_to_float16(inputs["optimized_graph"], out).to_json()}

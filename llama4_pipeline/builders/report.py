@@ -1,37 +1,18 @@
-"""The table and the page."""
+"""The report."""
 
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4_pipeline.builders.measurements import measured_on, read_measurements
-from llama4_pipeline.builders.quantize import SENSITIVITY
-from llama4_pipeline.builders.tradeoff import RESULTS
+from llama4_pipeline.builders.files import METHODS_COMPARED, SENSITIVITY
+from llama4_pipeline.builders.measurements import measured_on, random_weights, read_measurements
 
 if TYPE_CHECKING:
     from llama4_pipeline.report.plots import Picture
 
 
-def build_table(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
-    """Writes the benchmark table as Parquet, CSV and Markdown.
-
-    Args:
-        inputs: `benchmarks`.
-        parameters: `model` and `trained`.
-        out: The directory to fill.
-
-    Returns:
-        The number of rows.
-    """
-    from llama4_pipeline.report.table import write_tables
-
-    measurements = read_measurements(inputs["benchmarks"])
-    write_tables(measurements, out, random_weights=random_weights(parameters))
-    return {"rows": len(measurements)}
-
-
-def build_page(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
+def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Writes the report as one page, and its plots as pictures for the asset's page.
 
     Args:
@@ -72,13 +53,8 @@ def _pictures(inputs: Mapping[str, Path]) -> Iterator["Picture"]:
     from llama4_pipeline.report.plots import Picture
 
     measured = inputs["int4_graph"] / SENSITIVITY
-    results = {"": read_results(inputs["quantization_tradeoff"] / RESULTS)}
+    results = {"": read_results(inputs["quantization_tradeoff"] / METHODS_COMPARED)}
     if figure := tradeoff.draw_tradeoff(results):
         yield Picture("tradeoff", tradeoff.TITLE, tradeoff.CAPTION, figure)
     if measured.is_file() and (figure := sensitivity.draw_sensitivity(json.loads(measured.read_bytes()))):
         yield Picture("sensitivity", sensitivity.TITLE, sensitivity.CAPTION, figure)
-
-
-def random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's name, if its weights are random, as the table wants it."""
-    return () if parameters["trained"] else (parameters["model"],)

@@ -6,18 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.builders.notes import note
-from llama4_pipeline.builders.quality import JUDGED_ON
+from llama4_pipeline.builders.files import JUDGED_ON, METHODS_COMPARED
 from llama4_pipeline.builders.quantize import build as quantize
-
-RESULTS = "methods.json"
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
     """Quantizes in every way that the model's plan compares, and judges each graph on held-out text and tasks.
 
     Args:
-        inputs: `checkpoint`, `datasets` and `optimized_graph`.
+        inputs: `checkpoint`, `datasets` and `optimized_graph`, where there is something to compare.
         parameters: `compare`, pairs such as "int4 gptq".
         out: The directory to fill.
 
@@ -26,8 +23,6 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         token stay in the file: other stages run beside this one, and any machine's artifact is taken.
     """
     from llama4_pipeline.metrics.tradeoff import compare_methods, write_results
-    from llama4_pipeline.report.plots import to_png
-    from llama4_pipeline.report.tradeoff import draw_tradeoff
 
     results, seconds = [], {}
 
@@ -47,9 +42,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
                 make,
                 Path(scratch),
             )
-    write_results(results, out / RESULTS)
-    if picture := draw_tradeoff({"": results}):
-        note(out, "tradeoff.png", to_png(picture))
+    write_results(results, out / METHODS_COMPARED)
     return {
         "methods": {
             row.name: {

@@ -96,7 +96,8 @@ def _fail(status: int, message: str) -> int:
 def _drop_output() -> None:
     """Drops what standard output still cannot take, or the interpreter would fail on it at its end."""
     try:
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except OSError:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())

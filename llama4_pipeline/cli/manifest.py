@@ -35,7 +35,7 @@ def write_manifest(
     """
     recipe = Recipe(
         stage=stage,
-        model=re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-._") or "model",
+        model=re.sub(r"[^A-Za-z0-9._-]+", "-", model).strip("-._")[:100] or "model",
         code_version=stage_code_version(STAGES[stage]),
         parameters=dict(parameters),
         inputs=dict(inputs),

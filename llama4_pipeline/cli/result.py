@@ -10,7 +10,8 @@ import click
 
 def show(record: Mapping[str, Any], text: str, as_json: bool) -> None:
     """Prints a result: text for a person, or one line of strict JSON (no NaN, no infinity: null)."""
-    click.echo(json.dumps(_finite(record), allow_nan=False) if as_json else text)
+    line = json.dumps(_finite(record), allow_nan=False) if as_json else text
+    click.echo(line.encode("utf-8", "replace"))  # a path may be no UTF-8
 
 
 def as_lines(record: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ def render_page(
 
     Args:
         measurements: one for each engine, of one model and one machine.
-        command: what a person types to measure the same again.
+        command: what a person types to make the page again.
         measured_on: the day of the measurements.
         random_weights: the model's name, if its weights are random.
         pictures: shown behind those of the table.

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from llama4_pipeline.artifacts.manifest import describe_directory
 from llama4_pipeline.artifacts.recipe import Recipe
-from llama4_pipeline.builders.quantize import SENSITIVITY, build
+from llama4_pipeline.builders.files import SENSITIVITY
+from llama4_pipeline.builders.quantize import build
 from llama4_pipeline_tests.builders.test_tradeoff import inputs_of
 
 

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from llama4_pipeline.builders.tradeoff import RESULTS, build
+from llama4_pipeline.builders.files import METHODS_COMPARED
+from llama4_pipeline.builders.tradeoff import build
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
@@ -31,7 +32,7 @@ def test_every_pair_is_quantized_and_judged(tiny_random_checkpoint: Path, tmp_pa
     inputs, out = inputs_of(tiny_random_checkpoint, tmp_path), tmp_path / "out"
     out.mkdir()
     facts = build(inputs, {"compare": ["int8 rtn", "int4 rtn"]}, out)
-    full, int8, int4 = read_results(out / RESULTS)
+    full, int8, int4 = read_results(out / METHODS_COMPARED)
     assert [(row.precision, row.method) for row in (full, int8, int4)] == [
         ("fp32", "float32"),
         ("int8", "rtn"),
@@ -47,11 +48,10 @@ def test_every_pair_is_quantized_and_judged(tiny_random_checkpoint: Path, tmp_pa
     told = facts["methods"]["int4 rtn"]
     assert (told["bytes"], told["perplexity_increase"]) == (int4.model_bytes, int4.loss)
     assert told["seconds"] > 0 and 0.01 < int4.decode_latency_ms < 1000
-    assert {path.name for path in out.iterdir()} == {RESULTS, "notes"}
-    assert (out / "notes" / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in out.iterdir()] == [METHODS_COMPARED]
 
 
 def test_nothing_to_compare_is_nothing_judged(tmp_path: Path) -> None:
     assert build({}, {"compare": []}, tmp_path) == {"methods": {}}
-    assert read_results(tmp_path / RESULTS) == []
-    assert [path.name for path in tmp_path.iterdir()] == [RESULTS]
+    assert read_results(tmp_path / METHODS_COMPARED) == []
+    assert [path.name for path in tmp_path.iterdir()] == [METHODS_COMPARED]

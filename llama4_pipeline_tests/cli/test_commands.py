@@ -9,6 +9,7 @@ import click
 import pytest
 
 from llama4_pipeline import cli
+from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import CheckFailed, InputError
 
 COMMANDS = tuple(cli.commands.commands)
@@ -31,6 +32,11 @@ def test_help_lists_the_commands_without_loading_what_they_need() -> None:
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([command, "--help"]) == 0
     assert f"Usage: llama4-pipeline {command}" in capsys.readouterr().out
+
+
+def test_a_path_that_is_no_utf8_can_be_shown(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    show({}, "caf\udce9", as_json=False)
+    assert capsysbinary.readouterr().out == b"caf?\n"
 
 
 @pytest.mark.parametrize("buffering", [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}])

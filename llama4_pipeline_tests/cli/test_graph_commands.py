@@ -65,6 +65,16 @@ def test_export_makes_a_whole_directory(
     assert record["steps"]["export"]["parameters"] == 131088
 
 
+def test_a_directory_of_any_length_of_name_has_a_manifest(
+    tiny_random_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = tmp_path / ("a" * 120), tmp_path / "onnx"
+    checkpoint.symlink_to(tiny_random_checkpoint)
+    run_json(capsys, "export", "--checkpoint", str(checkpoint), "--out", str(out), "--no-weights")
+    artifact = open_artifact(out).artifact
+    assert artifact is not None and artifact.model == "a" * 100
+
+
 def test_manifest_describes_the_files(fused: Path) -> None:
     artifact = open_artifact(fused).artifact
     assert artifact is not None
@@ -115,12 +125,16 @@ def test_export_in_one_stream_equals_the_steps(
 
 
 def test_validate_passes(
-    tiny_random_checkpoint: Path, fused: Path, capsys: pytest.CaptureFixture[str]
+    tiny_random_checkpoint: Path, fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pair = ["--checkpoint", str(tiny_random_checkpoint), "--graph", str(fused)]
-    record = run_json(capsys, "validate", *pair, "--lengths", "1,17", "--batch", "1,2")
+    asked = ["--lengths", "1,17", "--batch", "1,2"]
+    record = run_json(capsys, "validate", *pair, *asked)
     assert record["passed"]
     assert (record["lengths"], record["batches"]) == ([1, 17], [1, 2])
+    (tmp_path / "text.txt").write_text("the " * 513)
+    with_text = run_json(capsys, "validate", *pair, *asked, "--text", str(tmp_path / "text.txt"))
+    assert with_text["compared_tokens"] - record["compared_tokens"] == 513
 
 
 def test_validate_fails_on_the_graph_of_another_model(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llama4_pipeline.artifacts.location import open_store
-from llama4_pipeline.builders.tradeoff import RESULTS
+from llama4_pipeline.builders.files import METHODS_COMPARED
 from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.device import find_device
 from llama4_pipeline.metrics.tradeoff import MethodResult, read_results
@@ -38,4 +38,4 @@ def measure_model(name: str) -> Compared:
     for stage in _STAGES:
         artifact = run_stage(STAGES[stage], model, store, device).artifact
     seconds = {name: each["seconds"] for name, each in artifact.facts["methods"].items()}
-    return Compared(read_results(artifact.directory / RESULTS), seconds)
+    return Compared(read_results(artifact.directory / METHODS_COMPARED), seconds)
