@@ -64,9 +64,16 @@ def open_instance(home: Path) -> dg.DagsterInstance:
             return dg.DagsterInstance.get()
     except Exception as error:  # each storage has its own
         raise InputError(
-            f"the Dagster home {home} cannot be opened ({one_line(error)}): put its {_SETTINGS_FILE} right, or set "
+            f"the Dagster home {home} cannot be opened ({_told(error)}): put its {_SETTINGS_FILE} right, or set "
             "DAGSTER_HOME to another directory"
         ) from error
+
+
+def _told(error: Exception) -> str:
+    """What is wrong; Dagster's message on a configuration describes all that could stand there first."""
+    if isinstance(error, dg.DagsterInvalidConfigError):
+        return one_line(Exception("; ".join(each.message for each in error.errors)))
+    return one_line(error)
 
 
 def _home() -> Path:

@@ -94,7 +94,7 @@ def test_a_wrong_source_fails_with_its_own_error(tmp_path: Path, monkeypatch: py
     [
         ("telemetry: [", "line 1, column 13"),
         ("telemetri: {enabled: false}", 'unexpected config entry "telemetri"'),
-        ("storage: {postgres: {postgres_url: {env: NOT_SET}}}", "dagster_postgres|postgres_url"),
+        ("storage: {postgres: {postgres_url: {env: NOT_SET}}}", "dagster_postgres|NOT_SET"),
         ("storage: {sqlite: {base_dir: /proc/nowhere}}", "/proc/nowhere"),
     ],
 )
