@@ -25,5 +25,5 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.metrics.isolated import measure_isolated
 
     measured = measure_isolated(request("pytorch", parameters, checkpoint=inputs["checkpoint"]))
-    judged = with_quality(measured, parameters, inputs.get("datasets"), inputs["checkpoint"])
+    judged = with_quality(measured, parameters, inputs)
     return write_measurements([judged], out)

@@ -47,10 +47,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
             progress.advance(note=asked.engine)
     pytorch, *fused, tensorrt = measured
     [baseline] = read_measurements(inputs["pytorch_baseline"])
-    judged = [
-        with_quality(each, parameters, inputs.get("datasets"), inputs["checkpoint"], inputs[name])
-        for each, name in zip(fused, graphs, strict=True)
-    ]
+    judged = [with_quality(each, parameters, inputs, name) for each, name in zip(fused, graphs, strict=True)]
     rows = [_quality_of(baseline, pytorch), *judged, tensorrt]
     return write_measurements(rows, out)
 

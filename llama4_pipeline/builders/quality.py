@@ -31,9 +31,8 @@ FIGURES = (
 def with_quality(
     measurement: "Measurement",
     parameters: Mapping[str, Any],
-    datasets: Path | None,
-    checkpoint: Path,
-    graph: Path | None = None,
+    inputs: Mapping[str, Path],
+    graph: str | None = None,
 ) -> "Measurement":
     """Judges an engine on held-out text and the two tasks, and beside PyTorch float32 where it is not that itself.
 
@@ -42,24 +41,24 @@ def with_quality(
     Args:
         measurement: Of the engine.
         parameters: `trained`, `device` and `max_context`, so that all engines are judged in windows of one length.
-        datasets: Directory of the data sets; None for random weights.
-        checkpoint: The PyTorch original; judged itself where there is no graph.
-        graph: The graph that is judged.
+        inputs: `checkpoint`, judged itself where no graph is named, the graph, and `datasets`, which random weights
+            do without.
+        graph: The input that is judged.
 
     Raises:
         CheckFailed: Logits hold NaN or infinity.
     """
-    if datasets is None or not parameters["trained"] or measurement.unavailable:
+    if not parameters["trained"] or measurement.unavailable:
         return measurement
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph
     from llama4_pipeline.metrics.perplexity import default_context
     from llama4_pipeline.runtime.engines import open_decoder
 
-    device = parameters["device"]
-    data = {name: datasets / file for name, file in JUDGED_ON.items()}
+    device, checkpoint = parameters["device"], inputs["checkpoint"]
+    data = {name: inputs["datasets"] / file for name, file in JUDGED_ON.items()}
     if graph:
-        quality = evaluate_graph(graph, data, checkpoint, device=device)
+        quality = evaluate_graph(inputs[graph], data, checkpoint, device=device)
     else:
         dtype = run_in(checkpoint, device)
         judged = open_decoder("pytorch", checkpoint=checkpoint, dtype=dtype, device=device)

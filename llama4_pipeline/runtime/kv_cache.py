@@ -12,15 +12,10 @@ import numpy as np
 import onnxruntime as ort
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.runtime.out_of_memory import is_out_of_memory
 from llama4_pipeline.units import format_bytes
 
 _FIRST_CAPACITY = 256
-_NO_ROOM = ("Failed to allocate memory", "can't allocate memory", "out of memory")
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether ONNX Runtime, PyTorch, or CUDA below them, found no room; there is no type of error for that."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _NO_ROOM)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,9 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.metadata import ANY_WIDTH_KEY, CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.fixed_steps import FixedSteps, not_captured
-from llama4_pipeline.runtime.kv_cache import (
-    CacheTensor,
-    KeyValueCache,
-    ReboundTensors,
-    SharedBuffers,
-    is_out_of_memory,
-)
+from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
 from llama4_pipeline.runtime.ort_version import require_onnxruntime
+from llama4_pipeline.runtime.out_of_memory import is_out_of_memory
 from llama4_pipeline.runtime.runs import cut, need_cutting
 from llama4_pipeline.runtime.step_buffers import StepBuffers
 

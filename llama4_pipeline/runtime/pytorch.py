@@ -8,7 +8,7 @@ from transformers import DynamicCache
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
-from llama4_pipeline.runtime.kv_cache import is_out_of_memory
+from llama4_pipeline.runtime.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from llama4_pipeline.llama4.checkpoint import Checkpoint

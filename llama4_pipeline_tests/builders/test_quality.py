@@ -35,7 +35,10 @@ def _judged(
         new_tokens=2,
     )
     parameters = {"trained": True, "device": "cpu", "max_context": max_context}
-    return with_quality(measured, parameters, datasets, checkpoint, graph)
+    inputs = {"checkpoint": checkpoint, "datasets": datasets}
+    if graph is None:
+        return with_quality(measured, parameters, inputs)
+    return with_quality(measured, parameters, inputs | {"a_graph": graph}, "a_graph")
 
 
 def test_a_checkpoint_stored_in_half_precision_is_judged_in_it_beside_float32(

@@ -60,11 +60,16 @@ def engines(request, tmp_path):
 
 
 @pytest.fixture
-def decoder(tmp_path):
-    """Of a dense model in q8_0, with room for 300 tokens."""
+def dense(tmp_path):
+    """A GGUF file of a dense model in q8_0, with room for 300 tokens."""
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
     write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    opened = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    return tmp_path / "model.gguf"
+
+
+@pytest.fixture
+def decoder(dense):
+    opened = open_decoder("llama.cpp", checkpoint=dense, threads=1)
     yield opened
     opened.close()
 
@@ -100,7 +105,7 @@ def test_what_another_library_does_with_amx_between_does_not_count(decoder):
     np.testing.assert_array_equal(decoder.forward(IDS), before)
 
 
-def test_what_starts_threads_is_one_thread(tmp_path, monkeypatch):
+def test_what_starts_threads_is_one_thread(dense, monkeypatch):
     """With AMX, loading starts some too; those of a second one make libgomp put all to sleep at each barrier."""
     callers = {}
     for name in ("llama_model_load_from_file", "llama_decode"):
@@ -111,9 +116,7 @@ def test_what_starts_threads_is_one_thread(tmp_path, monkeypatch):
             return real(*arguments)
 
         monkeypatch.setattr(llama_cpp, name, noted)
-    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **(REPRESENTABLE | MODELS["dense"]))
-    write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "q8_0", 300)
-    decoder = open_decoder("llama.cpp", checkpoint=tmp_path / "model.gguf", threads=1)
+    decoder = open_decoder("llama.cpp", checkpoint=dense, threads=1)
     decoder.forward(IDS)
     decoder.close()
     assert len(callers) == 2 and len(set(callers.values())) == 1
