@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import chain, permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.data.corpus import (
     KINDS,
@@ -33,6 +33,7 @@ from llama4_pipeline.data.tasks import (
     Example,
     balanced,
     classify_examples,
+    evenly,
     held_out_examples,
     pieces,
     summarise_examples,
@@ -48,7 +49,6 @@ FEWEST_CALIBRATION_SAMPLES = 1000
 _CALIBRATION_CHARACTERS = 900
 _CALIBRATION_TASK_SHARE = 0.2
 _BUILT_IN = "built in"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def _calibration(
     for made in (classify_examples(sections), summarise_examples(sections)):
         usable = [example for example in made if not repeats(shingles(example.passage), held_out)]
         examples += balanced(usable, of_tasks // 8)
-    drawn = _evenly(range(len(texts)), samples - of_tasks)
+    drawn = evenly(range(len(texts)), samples - of_tasks)
     of_examples = [_as_text(example) for example in examples]
     if experts:
         drawn = experts.covering(texts, drawn, of_examples)
@@ -180,12 +180,6 @@ def _calibration(
             f"this Python brings text for {len(unique)} calibration samples: give a file of your own"
         )
     return list(unique.values())
-
-
-def _evenly(items: Sequence[_T], count: int) -> list[_T]:
-    """At most so many of the items, at equal distances."""
-    count = min(count, len(items))
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def _coverage(samples: Sequence[Sample], experts: ExpertShares) -> Coverage:

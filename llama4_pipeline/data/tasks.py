@@ -9,12 +9,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from itertools import cycle, islice
+from typing import TypeVar
 
 from llama4_pipeline.data.corpus import KINDS, Section, Shingle, Splits, repeats, shingles
 
 _PASSAGE_CHARACTERS = 300
 _SHORTEST_PIECE = 60
 _LONG_KINDS = ("topic", "module")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -43,13 +45,18 @@ def classify_examples(sections: Iterable[Section]) -> list[Example]:
     ]
 
 
+def evenly(items: Sequence[_T], count: int) -> list[_T]:
+    """At most so many of the items, at equal distances."""
+    count = min(count, len(items))
+    return [items[index * len(items) // count] for index in range(count)]
+
+
 def balanced(examples: Sequence[Example], per_answer: int) -> list[Example]:
     """The same number of examples of each kind, evenly spread; those of a rare kind come again."""
     chosen = []
     for kind in KINDS:
         own = [example for example in examples if _kind(example) == kind]
-        stride = max(1, len(own) // per_answer)
-        chosen.append(list(islice(cycle(own[::stride]), per_answer)))
+        chosen.append(list(islice(cycle(evenly(own, per_answer)), per_answer)))
     return [example for group in zip(*chosen, strict=True) for example in group]
 
 

@@ -95,8 +95,14 @@ class Checkpoint:
         from transformers import Llama4TextConfig
 
         implied = {name: getattr(self.architecture, name) for name in ("head_dim", "num_key_value_heads")}
+        reals = {name for name, default in vars(Llama4TextConfig()).items() if isinstance(default, float)}
+        # which JSON may write as 1, and transformers refuses so
+        written = {
+            name: float(value) if name in reals and type(value) is int else value
+            for name, value in self.text_config.items()
+        }
         try:
-            return Llama4TextConfig(**{**self.text_config, **implied})
+            return Llama4TextConfig(**{**written, **implied})
         except (StrictDataclassError, *_REFUSALS) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error
 

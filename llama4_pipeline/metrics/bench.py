@@ -147,13 +147,15 @@ def engine_facts(engine: str, path: Path, dtype: str) -> Facts:
         return Facts(f"{title} {precision}", precision, path.stat().st_size)
     if runs == "graph":
         architecture, stored = graph_architecture(path), stored_graph(path)
+        size = stored.weight_bytes
     else:
-        architecture = Checkpoint.open(str(path), with_weights=False).architecture
+        checkpoint = Checkpoint.open(str(path))
+        architecture, size = checkpoint.architecture, checkpoint.weight_bytes
         stored = stored_checkpoint(architecture, dtype)
     # Plain "PyTorch eager" is float32, as the table names it.
     plain = runs == "checkpoint" and stored.precision == "float32"
     label = title if plain else in_precision(title, stored.precision)
-    return Facts(label, stored.precision, stored.weight_bytes, stored, architecture)
+    return Facts(label, stored.precision, size, stored, architecture)
 
 
 def in_precision(title: str, precision: str) -> str:

@@ -13,7 +13,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import standard_error
-from llama4_pipeline.metrics.rouge import WordsOfAnyScript
+from llama4_pipeline.metrics.rouge import WordsOfAnyScript, word_spans
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.generate import FINISHED, generate, pad_left
@@ -103,9 +103,14 @@ def summary_rouge(
 
 
 def predicted_choice(text: str, choices: Sequence[str]) -> str | None:
-    """The longest of the choices that a generated text begins with, or None."""
+    """The longest of the choices that a generated text begins with, as words of their own, or None."""
     said = text.strip().casefold()
-    fitting = [choice for choice in choices if said.startswith(choice.strip().casefold())]
+    inside = {place for start, end in word_spans(said) for place in range(start + 1, end)}
+    fitting = [
+        choice
+        for choice in choices
+        if said.startswith(begin := choice.strip().casefold()) and len(begin) not in inside
+    ]
     return max(fitting, key=len, default=None)
 
 

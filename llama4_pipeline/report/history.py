@@ -161,9 +161,9 @@ def compare(history: pd.DataFrame, digest: str) -> list[Comparison]:
         newest = rows[rows["digest"] == digest].iloc[-1]
         night = rows["measured_at"].dt.date
         earlier = rows[night < newest["measured_at"].date()]
-        by_night = earlier.groupby(night)[list(COMPARED)].median().tail(RECENT_NIGHTS)
+        by_night = earlier.groupby(night)[list(COMPARED)].median()
         for figure in COMPARED:
-            nights = by_night[figure].dropna()
+            nights = by_night[figure].dropna().tail(RECENT_NIGHTS)
             if len(nights) and pd.notna(newest[figure]):
                 compared.append(_compare(str(newest["engine"]), figure, float(newest[figure]), nights))
     return compared

@@ -1,6 +1,7 @@
 """Task examples: balanced, answered in their line, cut at blank lines."""
 
 from collections import Counter
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from llama4_pipeline.data.corpus import KINDS, Section, Splits, read_corpus, repeats, shingles
 from llama4_pipeline.data.tasks import (
+    Example,
     balanced,
     classify_examples,
     held_out_examples,
@@ -42,6 +44,15 @@ def test_plain_words(title: str, words: str):
 def test_a_rare_kind_is_repeated_and_a_common_one_thinned():
     examples = classify_examples(read_corpus())
     assert set(Counter(example.answer for example in balanced(examples, 300)).values()) == {300}
+
+
+@pytest.mark.parametrize("count", [1, 3, 50, 74, 75, 76, 200])
+def test_examples_are_drawn_from_all_of_a_kind(count: int):
+    own = [Example(str(place), "", kind) for kind in KINDS for place in range(75)]
+    drawn = [int(example.passage) for example in balanced(own, count) if example.answer == KINDS[0]]
+    assert len(drawn) == count
+    distances = {later - earlier for earlier, later in pairwise([*drawn[:75], 75])}
+    assert max(distances) - min(distances) <= 1
 
 
 def test_held_out_examples_are_balanced_and_at_most_as_many_as_asked(splits: Splits):

@@ -128,6 +128,13 @@ def test_a_padding_token_outside_a_vocabulary_that_was_cut_down_is_left_alone(di
     assert torch.equal(logits(Checkpoint.open(directory).load_model()), expected)
 
 
+def test_a_real_number_may_be_written_as_a_whole_one(directory: Path) -> None:
+    edit_config(directory, attn_scale=1.0)
+    expected = logits(Checkpoint.open(directory).load_model())
+    edit_config(directory, attn_scale=1, router_jitter_noise=0)
+    assert torch.equal(logits(Checkpoint.open(directory).load_model()), expected)
+
+
 def test_a_broken_generation_config_is_of_no_interest_to_the_model(directory: Path) -> None:
     (directory / "generation_config.json").write_text("{")
     Checkpoint.open(directory).load_model()

@@ -62,6 +62,21 @@ def test_the_longest_choice_that_begins_the_text_is_meant(text, choice):
     assert predicted_choice(text, ("class", "class method", "module")) == choice
 
 
+@pytest.mark.parametrize(
+    ("text", "choices", "choice"),
+    [
+        (" Because", ("A", "B"), None),
+        (" nothing", ("no", "yes"), None),
+        (" No, thanks", ("no", "yes"), "no"),
+        ("10", ("1", "2"), None),
+        ("C++ it is", ("C", "C++"), "C++"),
+        ("是的", ("是", "不"), "是"),
+    ],
+)
+def test_a_choice_is_said_in_words_of_its_own(text, choices, choice):
+    assert predicted_choice(text, choices) == choice
+
+
 def test_a_prompt_that_does_not_fit_is_named(decoder, tokenizer):
     with pytest.raises(InputError, match="task prompt 2 has 125 tokens"):
         greedy_continuations(decoder, tokenizer, ["w60", "w61 " * 125], max_new_tokens=4)

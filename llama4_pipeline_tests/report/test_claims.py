@@ -1,3 +1,5 @@
+import pytest
+
 from llama4_pipeline.report.claims import FAILS, HOLDS, OPEN, check_claims
 from llama4_pipeline.report.rows import table_rows
 from llama4_pipeline_tests.report.conftest import invent
@@ -33,6 +35,15 @@ def test_perplexity_of_random_weights_is_not_judged(measurements):
     assert _only(_verdicts(measurements), "perplexity").verdict == HOLDS
     result = _only(_verdicts(measurements, {"tiny"}), "perplexity")
     assert (result.verdict, result.here) == (OPEN, "random weights")
+
+
+@pytest.mark.parametrize(("perplexity", "verdict"), [(10.099, HOLDS), (10.1, FAILS)])
+def test_less_is_less(perplexity, verdict):
+    rows = [
+        invent("PyTorch eager", "float32", 100.0, 1000, perplexity=10.0),
+        invent("ONNX Runtime INT8", "int8", 50.0, 500, perplexity=perplexity),
+    ]
+    assert _only(_verdicts(rows), "perplexity").verdict == verdict
 
 
 def test_a_slower_engine_is_told_so(measurements):

@@ -148,6 +148,18 @@ def test_any_number_of_nights_has_an_axis_of_days(tmp_path: Path, nights: int) -
         to_png(series(read(str(tmp_path)), digest))
 
 
+def test_nights_without_a_figure_do_not_count(tmp_path: Path, measurements: list[Measurement]) -> None:
+    for night in range(1, 14):
+        absent = measurements[-1].model_copy(update={"engine": "ONNX Runtime INT4", "precision": "int4"})
+        append(str(tmp_path), [absent], _manifest(_TONIGHT - timedelta(night)))
+    for night in range(14, 20):
+        append(str(tmp_path), _int4(10.0), _manifest(_TONIGHT - timedelta(night)))
+    append(str(tmp_path), _int4(30.0), _manifest())
+    frame = read(str(tmp_path))
+    latency, _ = compare(frame, _manifest().digest)
+    assert latency.slower and latency.nights == 6
+
+
 def test_an_engine_that_was_not_measured_is_not_compared(
     tmp_path: Path, measurements: list[Measurement]
 ) -> None:

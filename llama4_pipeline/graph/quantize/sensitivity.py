@@ -125,4 +125,5 @@ def _log_probabilities(session: onnxruntime.InferenceSession, inputs: dict[str, 
 
 
 def _divergence(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    return (np.exp(expected) * (expected - actual)).sum(axis=1)
+    """Nats of each token, not below 0, where rounding may have it."""
+    return (np.exp(expected) * (expected - actual)).sum(axis=1).clip(min=0)
