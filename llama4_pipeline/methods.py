@@ -105,7 +105,7 @@ def choose_method(
             f"method {method} makes graphs for the CPU: choose another for CUDA, as {DEFAULT_METHOD[precision]}"
         )
     if terms.needs_text and calibration is None:
-        raise InputError(f"method {method} looks at the inputs of the weights: give calibration text")
+        raise InputError(f"method {method} looks at the inputs of the weights: give text with --calibration")
     if terms.calibration == "unused" and calibration is not None:
         raise InputError(f"method {method} looks at weights only: leave out --calibration")
     if terms.checkpoint and checkpoint is None:

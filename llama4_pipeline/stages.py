@@ -17,6 +17,7 @@ from llama4_pipeline.builders.files import CALIBRATION, JUDGED_ON, SENSITIVITY
 from llama4_pipeline.data.samples import LIBRARY_PREFIX
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint_directory import TOKENIZER_FILES
 from llama4_pipeline.methods import METHODS
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def _datasets(model: "ModelSpec", device: Device) -> dict[str, Any]:
     sources = model.data.model_dump(exclude_none=True)
     files = [Path(source) for source in sources.values() if not source.startswith(LIBRARY_PREFIX)]
     own = {"sources": sources, "files": dict(map(_state_of, files))} if sources else {}
-    return {"cover_experts": model.is_run_for_quantization, **own}
+    context = {"max_context": model.max_context} if model.has_trained_weights else {}
+    return {"cover_experts": model.is_run_for_quantization, **context, **own}
 
 
 def _state_of(file: Path) -> tuple[str, list[int]]:
@@ -143,7 +145,9 @@ def _int4(model: "ModelSpec", device: Device) -> dict[str, Any]:
 
 
 def _datasets_reads(model: "ModelSpec", device: Device) -> dict[str, Collection[str]]:
-    return {} if model.is_run_for_quantization else {"checkpoint": []}
+    if model.is_run_for_quantization:
+        return {}
+    return {"checkpoint": TOKENIZER_FILES if model.has_trained_weights else []}
 
 
 def _quantize_reads(

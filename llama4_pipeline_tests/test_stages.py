@@ -9,6 +9,7 @@ from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.catalog import DataPlan, ModelSpec, QuantizationPlan, load_catalog
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint_directory import TOKENIZER_FILES
 from llama4_pipeline.pipeline import run_stage
 from llama4_pipeline.stages import STAGES
 from llama4_pipeline_tests.cli.small_disk import small_disk
@@ -79,8 +80,9 @@ def test_a_benchmark_depends_on_the_graphs_that_it_measures() -> None:
 def test_a_large_model_is_not_brought_where_it_is_not_run() -> None:
     """Its checkpoint has hundreds of gigabytes."""
     large = load_catalog()["scout"].model_copy(update={"source": "hub:some/model"})
-    for name in ("datasets", "int8_graph", "int4_graph"):
+    for name in ("int8_graph", "int4_graph"):
         assert "checkpoint" not in STAGES[name].deciding_inputs(large, CPU)
+    assert STAGES["datasets"].deciding_inputs(large, CPU) == {"checkpoint": TOKENIZER_FILES}
     nothing_compared = _model("random", config=_SMALL)
     assert STAGES["quantization_tradeoff"].deciding_inputs(nothing_compared, CPU) == {}
 

@@ -119,6 +119,15 @@ def damage_of(artifact: Artifact, hash_all: bool) -> str | None:
     return None
 
 
+def stranger_in(artifact: Artifact) -> str | None:
+    """What is said of a file that was not published with an artifact, or None."""
+    published = {MANIFEST, *(record.path for record in artifact.manifest.files)}
+    for path in sorted(artifact.local.rglob("*")):
+        if not path.is_dir() and (name := path.relative_to(artifact.local).as_posix()) not in published:
+            return f"{name} is no file of it: remove that"
+    return None
+
+
 def files_by_inode(artifact: Artifact) -> dict[tuple[int, int], FileRecord]:
     """(device, inode) of each file, to recognise it under another name."""
     found = {}

@@ -19,7 +19,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from llama4_pipeline.artifacts import locks
-from llama4_pipeline.artifacts.artifact import Artifact, Found, damage_of, files_by_inode, open_artifact
+from llama4_pipeline.artifacts.artifact import (
+    Artifact,
+    Found,
+    damage_of,
+    files_by_inode,
+    open_artifact,
+    stranger_in,
+)
 from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, free, key_of, remove
 from llama4_pipeline.artifacts.manifest import (
     MANIFEST,
@@ -163,7 +170,8 @@ class Store:
                 found = open_artifact(directory)
                 if found.artifact:
                     _logger.info("verifying %s", directory.relative_to(self.root))
-                    found = Found(damage=damage_of(found.artifact, hash_all=True))
+                    damage = damage_of(found.artifact, hash_all=True) or stranger_in(found.artifact)
+                    found = Found(damage=damage)
                 if found.damage:
                     damaged[str(directory)] = found.damage
         return damaged

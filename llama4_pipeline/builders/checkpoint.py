@@ -26,7 +26,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         Counts of the architecture, and how the training went.
 
     Raises:
-        InputError: The source is not a Llama 4 checkpoint.
+        InputError: The source is not a Llama 4 checkpoint, or has no tokenizer.
     """
     from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 
@@ -41,7 +41,9 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     elif kind == "random":
         write_synthetic_checkpoint(out, parameters["config"], parameters["seed"], parameters["dtype"])
     else:
-        _take(Checkpoint.open(place), out)
+        checkpoint = Checkpoint.open(place)
+        checkpoint.load_tokenizer()  # which quality and calibration read: what is wrong is told of the source
+        _take(checkpoint, out)
     return facts | _counts(Checkpoint.open(out))
 
 

@@ -1,8 +1,11 @@
 """The data sets: calibration, validation, and the two tasks."""
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from llama4_pipeline.builders.files import JUDGED_ON
 
 if TYPE_CHECKING:
     from llama4_pipeline.data.coverage import ExpertShares
@@ -12,22 +15,24 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     """Writes the JSON lines of every data set.
 
     Args:
-        inputs: `checkpoint`, whose routers tell which experts the calibration text reaches.
+        inputs: `checkpoint`, whose routers tell which experts the calibration text reaches, and its tokenizer.
         parameters: `sources`, the user's own data by data set, if there are any; `cover_experts`, whether the model
-            is asked.
+            is asked; `max_context`, which the tasks must fit, where quality is measured.
         out: The directory to fill.
 
     Returns:
         Samples by data set, and of a mixture the tokens by layer and expert.
 
     Raises:
-        InputError: A bad row, named by file and line, or a sample that stands in two data sets.
+        InputError: A bad row, named by file and line, a sample that stands in two data sets, or a task without room.
     """
     from llama4_pipeline.data.datasets import DataSources, build_datasets
 
     sources = DataSources(**parameters.get("sources", {}))
-    experts = _experts(inputs["checkpoint"]) if parameters["cover_experts"] else None
-    report = build_datasets(out, sources=sources, experts=experts)
+    find_experts = partial(_experts, inputs["checkpoint"]) if parameters["cover_experts"] else None
+    report = build_datasets(out, sources=sources, find_experts=find_experts)
+    if max_context := parameters.get("max_context"):
+        _require_room(inputs["checkpoint"], out, max_context)
     coverage = report.coverage
     return {
         "datasets": report.to_json(),
@@ -38,6 +43,16 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         if coverage
         else [],
     }
+
+
+def _require_room(checkpoint: Path, datasets: Path, max_context: int) -> None:
+    from llama4_pipeline.data.samples import read_samples
+    from llama4_pipeline.llama4.tokenizer import load_tokenizer
+    from llama4_pipeline.metrics.tasks import require_room
+
+    tokenizer = load_tokenizer(checkpoint)
+    for file in JUDGED_ON.values():
+        require_room(tokenizer, read_samples(datasets / file), max_context)
 
 
 def _experts(directory: Path) -> "ExpertShares | None":

@@ -283,7 +283,9 @@ def quantize(
 
 
 @click.command("quantize-cache")
-@click.option("--graph", required=True, type=WholeGraphDirectory(), metavar="DIR", help="Fused graph.")
+@click.option(
+    "--graph", required=True, type=WholeGraphDirectory(), metavar="DIR", help="Fused, with a float32 cache."
+)
 @click.option("--out", required=True, type=OUT, metavar="DIR", help="ONNX directory to make.")
 @click.option(
     "--calibration",

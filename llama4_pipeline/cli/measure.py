@@ -45,9 +45,7 @@ _DEVICE = click.option(
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Of a checkpoint; a graph has its own.",
+    help="To run a checkpoint in; a graph and a GGUF file have their own.  [default: float32]",
 )
 @_THREADS
 @_DEVICE
@@ -61,7 +59,7 @@ def bench(
     new_tokens: int,
     batch: tuple[int, ...],
     repeats: int,
-    dtype: str,
+    dtype: str | None,
     threads: int | None,
     device: str | None,
     model: str | None,
@@ -71,9 +69,13 @@ def bench(
     if (graph is None) == (checkpoint is None):
         raise InputError("bench measures one model: give --graph or --checkpoint, and not both")
     from llama4_pipeline.metrics.bench import bench as measure
+    from llama4_pipeline.runtime.engines import find_engine
 
+    engine = engine or ("onnxruntime" if graph else "pytorch")
+    if dtype and find_engine(engine).runs != "checkpoint":
+        raise InputError(f"{engine} runs a model in the types of its file: leave out --dtype")
     measurement = measure(
-        engine=engine or ("onnxruntime" if graph else "pytorch"),
+        engine=engine,
         graph=graph,
         checkpoint=checkpoint,
         model=model,
@@ -81,7 +83,7 @@ def bench(
         new_tokens=new_tokens,
         batch=batch,
         repeats=repeats,
-        dtype=dtype,
+        dtype=dtype or "float32",
         threads=threads or 0,
         device=device or find_device().name,
     )

@@ -56,7 +56,10 @@ class _Reports(BaseHTTPRequestHandler):
             links = "".join(f'<li><a href="/{model}">{model}</a></li>' for model in models)
             self._answer(HTTPStatus.OK, f"<!doctype html><title>Reports</title><ul>{links}</ul>".encode())
         else:
-            self._answer(HTTPStatus.NOT_FOUND, b"<!doctype html><title>None</title>no such report")
+            self._answer(
+                HTTPStatus.NOT_FOUND,
+                b"<!doctype html><title>No such report</title>there is no report of that name",
+            )
 
     def do_HEAD(self) -> None:
         self.do_GET()

@@ -1,12 +1,12 @@
 """A graph and a checkpoint are held against each other only if they are of one model."""
 
+from collections.abc import Sequence
 from dataclasses import fields
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.architecture import Architecture
+from llama4_pipeline.llama4.architecture import Architecture, Layer
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
 
 
@@ -19,17 +19,27 @@ def require_same_model(graph: Path, checkpoint: str, architecture: Architecture)
         architecture: of the checkpoint.
 
     Raises:
-        InputError: names the first key that differs, with both values; of layers, the first that differ.
+        InputError: names the first key that differs, with both values; of layers, the first key of them.
     """
     of_graph = Architecture.from_config(read_text_config(graph))
     for field in fields(Architecture):
         here, there = getattr(of_graph, field.name), getattr(architecture, field.name)
         if here != there:
-            if field.name == "layers":
-                here, there = next(pair for pair in zip_longest(here, there) if pair[0] != pair[1])
-            raise _different(graph, checkpoint, field.name, here, there)
+            name = field.name
+            if name == "layers":
+                name, here, there = _first_difference(here, there)
+            raise _different(graph, checkpoint, name, here, there)
     if any(layer.uses_rope for layer in architecture.layers):
         _require_same_rotation(graph, checkpoint)
+
+
+def _first_difference(here: Sequence[Layer], there: Sequence[Layer]) -> tuple[str, Any, Any]:
+    for one, other in zip(here, there, strict=False):
+        for field in fields(Layer):
+            pair = getattr(one, field.name), getattr(other, field.name)
+            if pair[0] != pair[1]:
+                return f"{field.name} of layer {one.index}", *pair
+    return "the number of layers", len(here), len(there)
 
 
 def _require_same_rotation(graph: Path, checkpoint: str) -> None:

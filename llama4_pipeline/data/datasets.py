@@ -88,7 +88,7 @@ def build_datasets(
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     sources: DataSources | None = None,
-    experts: ExpertShares | None = None,
+    find_experts: Callable[[], ExpertShares | None] | None = None,
     calibration_samples: int = 1280,
     task_samples: int = 200,
 ) -> DatasetsReport:
@@ -101,8 +101,8 @@ def build_datasets(
         out: An existing directory.
         tokenizer: Counts the tokens for the report.
         sources: The user's own data in place of the built-in texts.
-        experts: Of a mixture: the built-in calibration text is drawn so that each gets its share of the tokens,
-            and one that does not is named in a warning.
+        find_experts: Gives those of a mixture, once the user's data is seen to be sound: the built-in calibration text
+            is drawn so that each gets its share of the tokens, and one that does not is named in a warning.
         calibration_samples: Of the built-in calibration set: running text, a fifth of it task prompts with answers.
         task_samples: Of each built-in task at most.
 
@@ -118,6 +118,7 @@ def build_datasets(
     if task_samples < len(KINDS):
         raise InputError(f"task_samples is {task_samples}: expected at least {len(KINDS)}, one of each kind")
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
+    experts = find_experts() if find_experts else None
     missing = [name for name in asdict(sources) if name not in own]
     built_in = _built_in(missing, calibration_samples, task_samples, experts) if missing else {}
     datasets = {name: own[name] if name in own else built_in[name] for name in asdict(sources)}

@@ -22,7 +22,6 @@ _INLINE_BYTES = 1024  # smaller constants stay in model.onnx, where graph tools 
 _PAGE = 4096  # ONNX Runtime maps tensors that begin at a page (onnx/docs/ExternalData.md)
 _WORD = 64  # alignment of tensors smaller than a page
 _PIECE_BYTES = 64 << 20
-_MEGABYTE = 1_000_000
 
 
 def load_graph(directory: Path) -> ir.Model:
@@ -242,7 +241,7 @@ def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> 
     for value in places:
         assert value.const_value is not None
         alike.setdefault(_storage(value.const_value), []).append(value)
-    with path.open("wb") as file, _Megabytes("write weights", total) as progress, _replaced({}) as written:
+    with path.open("wb") as file, _Written("write weights", total) as progress, _replaced({}) as written:
         for values in alike.values():
             tensor = values[0].const_value
             assert tensor is not None
@@ -253,17 +252,18 @@ def _write_weights(path: Path, places: Mapping[ir.Value, ir.ExternalTensor]) -> 
         os.fsync(file.fileno())
 
 
-class _Megabytes(Progress):
-    """Progress told in whole megabytes."""
+class _Written(Progress):
+    """Progress told in whole megabytes, of little in kilobytes."""
 
     def __init__(self, task: str, total_bytes: int) -> None:
-        super().__init__(task, total_bytes // _MEGABYTE, "MB")
+        self._unit_bytes, unit = (1_000_000, "MB") if total_bytes >= 100_000_000 else (1000, "kB")
+        super().__init__(task, total_bytes // self._unit_bytes, unit)
         self._rest = 0
 
     def advance_bytes(self, count: int) -> None:
         """Adds bytes."""
-        megabytes, self._rest = divmod(self._rest + count, _MEGABYTE)
-        self.advance(megabytes)
+        units, self._rest = divmod(self._rest + count, self._unit_bytes)
+        self.advance(units)
 
 
 def _write_at(place: ir.ExternalTensor, tensor: ir.TensorProtocol, file: BinaryIO, advance: Advance) -> None:

@@ -21,7 +21,13 @@ from llama4_pipeline.metrics.roofline import (
     stored_gguf,
     stored_graph,
 )
-from llama4_pipeline.runtime.engines import EngineUnavailable, available_cores, find_engine, open_decoder
+from llama4_pipeline.runtime.engines import (
+    EngineUnavailable,
+    available_cores,
+    find_engine,
+    open_decoder,
+    require_engine,
+)
 
 _SHORT = {"float32": "FP32", "float16": "FP16", "bfloat16": "BF16"}
 
@@ -62,6 +68,7 @@ def bench(
         EngineUnavailable: the engine's library or device is missing.
         InputError: bad arguments or a bad model.
     """
+    require_engine(engine, device)
     if device == "cuda" and (missing := missing_cuda_build("torch")):
         raise EngineUnavailable(f"{missing}, and the memory bandwidth of the GPU is measured with it")
     threads = threads or available_cores()

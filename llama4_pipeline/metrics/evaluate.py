@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 from llama4_pipeline.data.samples import ClassifySample, Sample, SummariseSample, TextSample, read_samples
 from llama4_pipeline.metrics.divergence import measure_divergence
 from llama4_pipeline.metrics.perplexity import measure_perplexity
-from llama4_pipeline.metrics.tasks import classification_accuracy, summary_rouge
+from llama4_pipeline.metrics.tasks import classification_accuracy, require_room, summary_rouge
 from llama4_pipeline.runtime.decoder import Decoder
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def evaluate(
         CheckFailed: logits hold NaN or infinity.
     """
     samples = _all_samples(data)
+    require_room(tokenizer, samples, decoder.max_context)
     documents = _documents(tokenizer, samples)
     summaries = [each for each in samples if isinstance(each, SummariseSample)]
     classifications = [each for each in samples if isinstance(each, ClassifySample)]

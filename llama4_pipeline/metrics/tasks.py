@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 
-from llama4_pipeline.data.samples import ClassifySample, SummariseSample
+from llama4_pipeline.data.samples import ClassifySample, Sample, SummariseSample
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.metrics.perplexity import standard_error
 from llama4_pipeline.metrics.rouge import WordsOfAnyScript, word_spans
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _ROUGE = ("rouge1", "rouge2", "rougeL")
+_SUMMARY_TOKENS = 48
 
 
 @dataclass(frozen=True)
@@ -50,17 +51,12 @@ def classification_accuracy(
 
     The longest choice that the continuation begins with is the prediction; none of them is a wrong answer.
     """
-    longest = max(
-        len(tokenizer(" " + choice, add_special_tokens=False)["input_ids"])
-        for sample in samples
-        for choice in sample.choices
-    )
     prompts = [sample.prompt for sample in samples]
     texts = greedy_continuations(
         decoder,
         tokenizer,
         prompts,
-        max_new_tokens=longest + 2,
+        max_new_tokens=_choice_tokens(tokenizer, samples),
         stop_tokens=stop_tokens,
         batch_size=batch_size,
     )
@@ -77,7 +73,7 @@ def summary_rouge(
     tokenizer: "PreTrainedTokenizerBase",
     samples: Sequence[SummariseSample],
     *,
-    max_new_tokens: int = 48,
+    max_new_tokens: int = _SUMMARY_TOKENS,
     stop_tokens: Sequence[int] = (),
     batch_size: int = 8,
 ) -> dict[str, Score]:
@@ -100,6 +96,25 @@ def summary_rouge(
         for sample, text in zip(samples, texts, strict=True)
     ]
     return {name: Score.of([score[name].fmeasure for score in scores]) for name in _ROUGE}
+
+
+def require_room(tokenizer: "PreTrainedTokenizerBase", samples: Sequence[Sample], max_context: int) -> None:
+    """Refuses task prompts that a context has no room for, before any work on them.
+
+    Args:
+        tokenizer: of the model.
+        samples: of any kind; running text is cut where it is read.
+        max_context: tokens of prompt and answer.
+
+    Raises:
+        InputError: a prompt and its answer do not fit.
+    """
+    summaries = [sample for sample in samples if isinstance(sample, SummariseSample)]
+    classifications = [sample for sample in samples if isinstance(sample, ClassifySample)]
+    _encoded(tokenizer, [sample.prompt for sample in summaries], _SUMMARY_TOKENS, max_context)
+    if classifications:
+        new_tokens = _choice_tokens(tokenizer, classifications)
+        _encoded(tokenizer, [sample.prompt for sample in classifications], new_tokens, max_context)
 
 
 def predicted_choice(text: str, choices: Sequence[str]) -> str | None:
@@ -139,14 +154,7 @@ def greedy_continuations(
     Raises:
         InputError: a prompt and its continuation do not fit the decoder.
     """
-    encoded: list[list[int]] = [tokenizer(prompt)["input_ids"] for prompt in prompts]
-    for number, tokens in enumerate(encoded, start=1):
-        if len(tokens) + max_new_tokens > decoder.max_context:
-            raise InputError(
-                f"task prompt {number} has {len(tokens)} tokens; with {max_new_tokens} new ones it does "
-                f"not fit the {decoder.max_context} tokens of {decoder.engine}: shorten it, or give "
-                f"the graph, or the model in the catalog, a longer context"
-            )
+    encoded = _encoded(tokenizer, prompts, max_new_tokens, decoder.max_context)
     if tokenizer.eos_token_id is not None:
         stop_tokens = (*stop_tokens, tokenizer.eos_token_id)
     continued: list[list[int]] = [[]] * len(prompts)
@@ -161,6 +169,25 @@ def greedy_continuations(
                 continued[row] = _before_stop(new_tokens, stop_tokens)
             progress.advance(len(rows))
     return tokenizer.batch_decode(continued, skip_special_tokens=True)
+
+
+def _choice_tokens(tokenizer: "PreTrainedTokenizerBase", samples: Sequence[ClassifySample]) -> int:
+    """Of the longest choice, and what shows that it has ended."""
+    choices = (choice for sample in samples for choice in sample.choices)
+    return 2 + max(len(tokenizer(" " + choice, add_special_tokens=False)["input_ids"]) for choice in choices)
+
+
+def _encoded(
+    tokenizer: "PreTrainedTokenizerBase", prompts: Sequence[str], new_tokens: int, max_context: int
+) -> list[list[int]]:
+    encoded: list[list[int]] = [tokenizer(prompt, verbose=False)["input_ids"] for prompt in prompts]
+    for number, tokens in enumerate(encoded, start=1):
+        if len(tokens) + new_tokens > max_context:
+            raise InputError(
+                f"task prompt {number} has {len(tokens)} tokens; with {new_tokens} new ones it does not fit a "
+                f"context of {max_context}: shorten it, or give the graph, or the model in the catalog, a longer one"
+            )
+    return encoded
 
 
 def _comparable(text: str, reference: str) -> str:

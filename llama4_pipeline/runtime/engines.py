@@ -62,16 +62,21 @@ def open_decoder(
         EngineUnavailable: the library or the device is missing.
         InputError: an unknown engine or device, or not what it runs.
     """
-    chosen = find_engine(engine)
-    if device not in DEVICES:
-        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
-    reason = chosen.missing(device)
-    if reason:
-        raise EngineUnavailable(f"{chosen.title} cannot run here: {reason}")
+    chosen = require_engine(engine, device)
     path = graph if chosen.runs == "graph" else checkpoint
     if path is None or (graph is not None and checkpoint is not None):
         raise InputError(f"engine {engine} runs a {chosen.runs}; give that alone")
     return chosen.open(path, dtype, threads or available_cores(), device)
+
+
+def require_engine(name: str, device: str) -> Engine:
+    """An engine that can run here; for Raises see `open_decoder`."""
+    engine = find_engine(name)
+    if device not in DEVICES:
+        raise InputError(f"device {device!r} is unknown; use one of {', '.join(DEVICES)}")
+    if reason := engine.missing(device):
+        raise EngineUnavailable(f"{engine.title} cannot run here: {reason}")
+    return engine
 
 
 def find_engine(name: str) -> Engine:

@@ -171,6 +171,13 @@ def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -
     assert store.verify() == {}
 
 
+def test_verify_sees_a_file_that_was_not_published(store: Store) -> None:
+    artifact = made(store, recipe())
+    (artifact.local / "weights" / "more.bin").write_bytes(b"?")
+    assert store.verify() == {artifact.place: "weights/more.bin is no file of it: remove that"}
+    assert store.find(recipe()).artifact == artifact
+
+
 def test_verify_sees_a_damaged_pointer(store: Store) -> None:
     pointer = Path(made(store, recipe()).place).with_name("latest.json")
     pointer.write_text("garbage")

@@ -303,7 +303,7 @@ def test_a_graph_of_another_model_is_not_validated_or_trained(
 ) -> None:
     for name, changes, words in (
         ("wider", {"hidden_size": 64}, "hidden_size is 48 and 64"),
-        ("dense", {"moe_layers": []}, "layers is Layer(index=0"),
+        ("dense", {"moe_layers": []}, "experts of layer 0 is 4 and 0"),
     ):
         other = write_random_checkpoint(tmp_path / name, **changes)
         capsys.readouterr()

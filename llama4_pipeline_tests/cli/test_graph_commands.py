@@ -268,6 +268,7 @@ def test_bench_wants_one_model(
     assert cli.main(["bench"]) == 2
     assert cli.main(["bench", "--graph", str(int4), "--checkpoint", str(tiny_random_checkpoint)]) == 2
     assert cli.main(["bench", "--graph", str(int4), "--engine", "onnx"]) == 2
+    assert cli.main(["bench", "--graph", str(int4), "--dtype", "bfloat16"]) == 2
     assert "onnxruntime" in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -24,6 +24,18 @@ def _compare(place: Path, of_graph: dict[str, Any], of_checkpoint: dict[str, Any
 
 
 @pytest.mark.parametrize(
+    ("changes", "difference"),
+    [
+        ({"moe_layers": []}, "experts of layer [0-3] is [1-9][0-9]* and 0;"),
+        ({"vocab_size": 64}, "vocab_size is [0-9]+ and 64;"),
+    ],
+)
+def test_what_differs_is_named(changes: dict[str, Any], difference: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=f"are of different models: {difference}"):
+        _compare(tmp_path, {}, changes)
+
+
+@pytest.mark.parametrize(
     ("changes", "theirs"),
     [
         (_NONE | {"rope_theta": 20000.0}, "'rope_theta': 20000.0"),

@@ -94,11 +94,11 @@ def test_calibration_is_drawn_to_reach_every_expert(
     usual = read_samples(built[0] / "calibration.jsonl")
     reach = OneExpertForZip()
     [_, reached] = reach.count([content(sample) for sample in usual]).sum(0) / (10 * len(usual))
-    report = build_datasets(tmp_path, experts=ExpertShares(reach, least=1.1 * reached))
+    report = build_datasets(tmp_path, find_experts=lambda: ExpertShares(reach, least=1.1 * reached))
     assert report.datasets["calibration"].samples == len(usual)
     assert report.coverage is not None and report.coverage.starved == ()
     assert "starved" not in caplog.text
-    build_datasets(tmp_path, experts=ExpertShares(reach, least=0.45))
+    build_datasets(tmp_path, find_experts=lambda: ExpertShares(reach, least=0.45))
     assert "calibration: expert 1 of layer 0 is starved" in caplog.text
 
 
@@ -121,7 +121,9 @@ def test_nothing_is_built_in_the_place_of_own_data(tmp_path: Path, monkeypatch: 
     write_samples([ClassifySample("Is it warm or cold?", ("warm", "cold"), "cold")], own["classify"])
     monkeypatch.setattr("llama4_pipeline.data.datasets.read_corpus", lambda: pytest.fail("was read"))
     sources = DataSources(**{name: str(file) for name, file in own.items()})
-    report = build_datasets(tmp_path, sources=sources, experts=ExpertShares(OneExpertForZip(), least=0))
+    report = build_datasets(
+        tmp_path, sources=sources, find_experts=lambda: ExpertShares(OneExpertForZip(), least=0)
+    )
     assert list(report.datasets) == list(_NAMES)
     for name, file in own.items():
         assert (tmp_path / f"{name}.jsonl").read_bytes() == file.read_bytes()

@@ -58,7 +58,8 @@ _COLUMNS = (
 )
 
 _TAIL = """
-The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, nothing else;
+The commands (a checkpoint directory here holds `config.json` and `synthetic_weights.json`, that is
+`{{"seed": 0, "dtype": "bfloat16"}}` for random weights;
 `scout-shards` is what `llama4-pipeline shards --checkpoint scout --out scout-shards` makes of one; `FLOAT` is the fused
 float32 graph that `export` makes; `calibration.jsonl` holds 32,768 random token ids, 512 a line):
 

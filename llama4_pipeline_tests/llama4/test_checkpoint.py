@@ -101,7 +101,9 @@ def test_the_text_part_of_the_multimodal_class(tmp_path: Path, newer_names: bool
     checkpoint = Checkpoint.open(tmp_path)
     model = checkpoint.load_model()
     with torch.no_grad():
-        expected = whole(TOKENS).logits
+        expected = whole.language_model(
+            TOKENS
+        ).logits  # of text alone the whole makes an error in transformers 5.24
     torch.testing.assert_close(logits(model), expected)
 
     checkpoint.copy_sidecars(tmp_path / "graph")

@@ -57,6 +57,13 @@ def test_a_plain_text_file_is_one_document(decoder, tokenizer, tmp_path):
     assert quality.tokens == len(tokenizer(text)["input_ids"]) - 1
 
 
+def test_a_task_without_room_is_refused_before_anything_runs(decoder, tokenizer, tmp_path, monkeypatch):
+    write_samples([*map(TextSample, _TEXTS), SummariseSample("w60 " * 90, "w61")], tmp_path / "data.jsonl")
+    monkeypatch.setattr(decoder, "forward", lambda *_: pytest.fail("it ran"))
+    with pytest.raises(InputError, match="task prompt 1 has 90 tokens; with 48 new ones it does not fit"):
+        evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
+
+
 def test_a_bad_row_is_named_by_line(decoder, tokenizer, tmp_path):
     (tmp_path / "data.jsonl").write_text('{"text": "w60 w61"}\n{"txt": "w60"}\n')
     with pytest.raises(InputError, match="line 2"):

@@ -71,8 +71,13 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
     if not nodes:
         raise InputError(f"{graph} has no {_OPERATOR}: give a graph written by `export --form fused`")
     cached = [value for node in nodes for value in node.inputs[3:5]]
-    if any(value is None or value.dtype is not ir.DataType.FLOAT for value in cached):
-        raise InputError(f"{graph}: the cache is not float32; give the graph before its cache was converted")
+    types = {value.dtype for value in cached if value is not None}
+    if ir.DataType.FLOAT16 in types:
+        raise InputError(
+            f"{graph} computes in float16: give a graph with a float32 cache, made with --device cpu"
+        )
+    if types != {ir.DataType.FLOAT}:
+        raise InputError(f"{graph}: its cache has been quantized; give the graph from before")
     tokens = sum(len(sequence) for sequence in calibration.sequences)
     if tokens < MINIMUM_TOKENS:
         raise InputError(

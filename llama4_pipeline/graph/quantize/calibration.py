@@ -186,7 +186,7 @@ class LayerByLayer:
         entering = {name: streams[0][0][name].dtype for name in segment.entering}
         session = open_segment(graph, entering, outputs, directory)
         names = [value.name for value in session.get_inputs()]
-        title = f"{task} layer {self._current + 1}/{len(self._segments)}"
+        title = f"{task} part {self._current + 1}/{len(self._segments)}"
 
         def run(flow: _Flow) -> tuple[_Flow, _Flow]:
             values = session.run(list(outputs), {name: flow[name] for name in names})

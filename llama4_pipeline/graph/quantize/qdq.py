@@ -10,11 +10,14 @@ import logging
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
     QuantFormat,
@@ -109,13 +112,31 @@ def _run(graph: ir.Graph, source: Path, target: Path, method: str, calibration: 
         "weight_type": QuantType.QUInt8,
         "use_external_data_format": True,
     }
-    if method == QDQ_DYNAMIC:
-        quantize_dynamic(source, target, **settings)
-    else:
-        assert calibration is not None
-        reader = _Reader(graph, calibration.limited(_CALIBRATION_TOKENS))
-        settings["activation_type"] = QuantType.QUInt8
-        quantize_static(source, target, reader, quant_format=QuantFormat.QDQ, **settings)
+    with _without_advice():
+        if method == QDQ_DYNAMIC:
+            quantize_dynamic(source, target, **settings)
+        else:
+            assert calibration is not None
+            reader = _Reader(graph, calibration.limited(_CALIBRATION_TOKENS))
+            settings["activation_type"] = QuantType.QUInt8
+            quantize_static(source, target, reader, quant_format=QuantFormat.QDQ, **settings)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Without what ONNX Runtime advises for any graph: a fused one has it behind it, or breaks by it."""
+    root = logging.getLogger()
+    root.addFilter(_is_error)
+    onnxruntime.set_default_logger_severity(3)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(2)
+        root.removeFilter(_is_error)
+
+
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 class _Reader(CalibrationDataReader):

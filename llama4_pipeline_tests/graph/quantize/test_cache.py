@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph.convert import convert_to_float16
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize.cache import quantize_cache
@@ -106,5 +107,8 @@ def test_other_graphs_are_refused(portable_graph: Path, fused_graph: Path, tmp_p
         onnx.load(once / "model.onnx", load_external_data=False).graph.input[3].type.tensor_type.elem_type
         == 3
     )
-    with pytest.raises(InputError, match="the cache is not float32"):
+    with pytest.raises(InputError, match="its cache has been quantized; give the graph from before"):
         quantize_cache(once, tmp_path / "twice", CALIBRATION)
+    convert_to_float16(fused_graph, tmp_path / "half")
+    with pytest.raises(InputError, match="half computes in float16: give a graph with a float32 cache"):
+        quantize_cache(tmp_path / "half", tmp_path / "twice", CALIBRATION)
