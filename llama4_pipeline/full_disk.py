@@ -11,7 +11,9 @@ _SPACE_WORDS = re.compile(r"No space left on device|Disk quota exceeded|\d+ requ
 def is_out_of_space(error: BaseException) -> bool:
     """Whether an exception, or one that it came from, says that a disk or quota is full."""
     chain: BaseException | None = error
-    while chain is not None:
+    seen: set[int] = set()  # Dagster raises an error anew within what it wrapped it in: a ring
+    while chain is not None and id(chain) not in seen:
+        seen.add(id(chain))
         if isinstance(chain, OSError) and chain.errno in _SPACE_ERRORS:
             return True
         if _SPACE_WORDS.search(str(chain)):

@@ -26,13 +26,22 @@ def artifacts_root() -> str:
     """
     named = os.environ.get(ARTIFACTS_VARIABLE)
     if named:
-        if _PASSWORD.search(named):
-            raise InputError(
-                f"${ARTIFACTS_VARIABLE} holds a password, which logs and metadata would show: leave out USER:PASSWORD@ "
-                "and set the variables of the store's client (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
-            )
-        return named if "://" in named else str(_at_home(Path(named), ARTIFACTS_VARIABLE).absolute())
+        return checked_root(named)
     return str(Path(os.environ.get("DAGSTER_HOME") or ".").absolute() / "artifacts")
+
+
+def checked_root(named: str) -> str:
+    """A root as a user named it, in $LLAMA4_PIPELINE_ARTIFACTS or a run's configuration: a URL or an absolute path.
+
+    Raises:
+        InputError: as `artifacts_root`.
+    """
+    if _PASSWORD.search(named):
+        raise InputError(
+            f"{ARTIFACTS_VARIABLE}, or `root` of a run, holds a password, which logs and metadata would show: leave "
+            "out USER:PASSWORD@ and set the variables of the store's client (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+        )
+    return named if "://" in named else str(_at_home(Path(named), ARTIFACTS_VARIABLE).absolute())
 
 
 def open_store(root: str | None = None) -> "Store":

@@ -1,19 +1,45 @@
 """Objects in an S3-compatible store: the few operations that the shared store is made of, through fsspec."""
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Callable, Iterable
 from datetime import datetime
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fsspec.core import url_to_fs
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.full_disk import is_out_of_space
 
 _MARK = ".store"
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _told(request: Callable[Concatenate["Objects", _P], _T]) -> Callable[Concatenate["Objects", _P], _T]:
+    """A request whose refusal is told in one way, whatever the protocol raises; a missing object is left to callers."""
+
+    @wraps(request)
+    def asked(objects: "Objects", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
+        try:
+            return request(objects, *args, **kwargs)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            if is_out_of_space(error):  # of this machine
+                raise
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{objects.url} cannot be used for artifacts: {reason}") from error
+
+    return asked
 
 
 class Objects:
-    """The objects below a URL. Each appears whole or not at all, and what was written is read at once."""
+    """The objects below a URL. Each appears whole or not at all, and what was written is read at once.
+
+    Every method raises InputError where the store refuses it or cannot be reached.
+    """
 
     def __init__(self, url: str) -> None:
         """Opens the place and, the first time, proves that it can be written.
@@ -29,11 +55,14 @@ class Objects:
             self._files, self._base = url_to_fs(self.url, use_listings_cache=False)
             if self.read(_MARK) is None:
                 self.write(_MARK, b"llama4-pipeline artifacts")
+        except InputError:
+            raise
         except ImportError as error:
             raise InputError(f"{self.url}: {error}; pip install 'llama4-pipeline[s3]'") from error
         except Exception as error:  # each protocol has its own
             raise InputError(f"{self.url} cannot be used for artifacts: {error}") from error
 
+    @_told
     def read(self, name: str) -> bytes | None:
         """The content of an object, or None where there is none."""
         try:
@@ -42,10 +71,12 @@ class Objects:
             return None
         return content
 
+    @_told
     def write(self, name: str, content: bytes) -> None:
         """Writes an object, in place of an earlier one."""
         self._files.pipe_file(self._path(name), content)
 
+    @_told
     def create(self, name: str, content: bytes) -> bool:
         """Writes an object that does not exist yet; tells whether that was so. Of several callers one succeeds."""
         try:
@@ -54,10 +85,12 @@ class Objects:
             return False
         return True
 
+    @_told
     def upload(self, file: Path, name: str) -> None:
         """Makes an object of a file, in parts if it is large."""
         self._files.put_file(str(file), self._path(name))
 
+    @_told
     def download(self, name: str, file: Path) -> None:
         """Makes a file of an object.
 
@@ -66,10 +99,17 @@ class Objects:
         """
         self._files.get_file(self._path(name), str(file))
 
-    def open(self, name: str) -> Any:
-        """An object as a file to read from."""
-        return self._files.open(self._path(name), "rb")
+    @_told
+    def sha256(self, name: str) -> str:
+        """The hash of an object's content.
 
+        Raises:
+            FileNotFoundError: There is no such object.
+        """
+        with self._files.open(self._path(name), "rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest()
+
+    @_told
     def size(self, name: str) -> int | None:
         """The bytes of an object, or None where there is none."""
         try:
@@ -77,6 +117,7 @@ class Objects:
         except FileNotFoundError:
             return None
 
+    @_told
     def modified(self, name: str) -> datetime | None:
         """When an object was written, or None where there is none."""
         try:
@@ -85,11 +126,13 @@ class Objects:
             return None
         return moment
 
+    @_told
     def names(self, prefix: str = "") -> list[str]:
         """Sorted names of the objects below a prefix."""
         found = self._files.find(self._path(prefix) if prefix else self._base)
         return sorted(path.removeprefix(self._base).lstrip("/") for path in found)
 
+    @_told
     def remove(self, names: Iterable[str]) -> None:
         """Removes objects, many in one request where the store can."""
         paths = [self._path(name) for name in names]

@@ -22,8 +22,12 @@ def lock_of(entry: Path, root: Path) -> Path:
 
 def publish(scratch: Path, manifest: Manifest, target: Path) -> None:
     """Makes the files durable, writes the manifest and renames; an old artifact of the same key goes."""
+    readable = scratch.stat().st_mode & 0o666
     for file in manifest.files:
-        sync(scratch / file.path)
+        path = scratch / file.path
+        if path.stat().st_nlink == 1:  # else it is a name of another's file, too
+            path.chmod(readable)  # as safetensors makes files for their writer alone
+        sync(path)
     write_durably(scratch / MANIFEST, manifest.model_dump_json(indent=1))
     sync(scratch)
     discarded = discarded_name(target)

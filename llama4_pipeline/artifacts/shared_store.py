@@ -35,11 +35,12 @@ from llama4_pipeline.artifacts.artifact import (
 from llama4_pipeline.artifacts.garbage import SCRATCH, UNSENT, Freed, key_of, remove
 from llama4_pipeline.artifacts.lease import lease
 from llama4_pipeline.artifacts.links import link_or_copy
+from llama4_pipeline.artifacts.location import COPIES_VARIABLE
 from llama4_pipeline.artifacts.manifest import MANIFEST, FileRecord, Manifest, file_sha256, is_unchanged
 from llama4_pipeline.artifacts.objects import Objects
 from llama4_pipeline.artifacts.publish import lock_of, publish, scratch_name
 from llama4_pipeline.artifacts.recipe import Recipe
-from llama4_pipeline.artifacts.store import Make, Store
+from llama4_pipeline.artifacts.store import Make, Store, naming_a_full_disk
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.units import format_bytes
 
@@ -76,6 +77,8 @@ class SharedArtifact(Artifact):
 class SharedStore(Store):
     """Artifacts below a URL. Safe for any number of processes on any number of machines."""
 
+    place_variable = COPIES_VARIABLE
+
     def __init__(self, url: str, copies: Path) -> None:
         """Opens the store.
 
@@ -110,7 +113,7 @@ class SharedStore(Store):
             damage = found.damage or (found.artifact and self._damage(found.artifact))
             for record in found.artifact.manifest.files if found.artifact and not damage else ():
                 if record.sha256 not in sound:
-                    sound[record.sha256] = self._hash(record) == record.sha256
+                    sound[record.sha256] = self._objects.sha256(_object(record)) == record.sha256
                 if not sound[record.sha256]:
                     damage = f"{record.path} has other content than was published: remove {self._url(record)}"
             if damage:
@@ -155,7 +158,10 @@ class SharedStore(Store):
         """
         if self._is_here(artifact):
             return
-        with locks.exclusive(lock_of(artifact.local, self.root)):
+        with (
+            locks.exclusive(lock_of(artifact.local, self.root)),
+            naming_a_full_disk(artifact.stage, self.root, self.place_variable),
+        ):
             if not self._is_here(artifact):
                 self._download(artifact)
 
@@ -321,10 +327,6 @@ class SharedStore(Store):
         if written is None:
             return True
         return datetime.now(UTC) - written.astimezone(UTC) > age
-
-    def _hash(self, record: FileRecord) -> str:
-        with self._objects.open(_object(record)) as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
 
     def _url(self, record: FileRecord) -> str:
         return f"{self.place}/{_object(record)}"

@@ -9,10 +9,11 @@ is what the methods from `_open` to `_finish` do, and how pointers are read and 
 """
 
 import logging
+import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -28,6 +29,7 @@ from llama4_pipeline.artifacts.artifact import (
     stranger_in,
 )
 from llama4_pipeline.artifacts.garbage import DISCARDED, SCRATCH, Freed, free, key_of, remove
+from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.artifacts.manifest import (
     MANIFEST,
     FileRecord,
@@ -49,7 +51,14 @@ Make = Callable[[Path], Mapping[str, Any]]
 
 
 class Store:
-    """Artifacts below one directory of the local file system. Safe for any number of processes."""
+    """Artifacts below one directory of the local file system. Safe for any number of processes.
+
+    Attributes:
+        root: The directory.
+        place_variable: The environment variable that names it.
+    """
+
+    place_variable = ARTIFACTS_VARIABLE
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -108,11 +117,14 @@ class Store:
 
         lock = lock_of(self._directory(recipe), self.root)
         if not anew:
-            with _naming_a_full_disk(recipe, self.root), locks.shared(lock, say_waiting):
+            with (
+                naming_a_full_disk(recipe.stage, self.root, self.place_variable),
+                locks.shared(lock, say_waiting),
+            ):
                 if artifact := self.find(recipe).artifact:
                     self._set_latest(recipe)
                     return artifact, False
-        with _naming_a_full_disk(recipe, self.root), ExitStack() as held:
+        with naming_a_full_disk(recipe.stage, self.root, self.place_variable), ExitStack() as held:
             held.enter_context(self._claimed(recipe, say_waiting))
             artifact = None if anew else self.find(recipe).artifact or self._finish(recipe)
             made = artifact is None
@@ -166,7 +178,8 @@ class Store:
         used = (shelf for shelf in self._shelves() if (shelf / _LATEST).exists())
         damaged = self._damaged_pointers({shelf.relative_to(self.root) for shelf in used})
         for directory in self._directories():
-            with locks.shared(lock_of(directory, self.root)):
+            lock = lock_of(directory, self.root)
+            with locks.shared(lock) if os.access(self.root, os.W_OK) else nullcontext():
                 found = open_artifact(directory)
                 if found.artifact:
                     _logger.info("verifying %s", directory.relative_to(self.root))
@@ -278,12 +291,12 @@ class Store:
         return latest is not None and self._directory(latest) == entry
 
     def _shelves(self) -> Iterator[Path]:
-        for model in sorted(self.root.glob("[!.]*")):
-            yield from sorted(shelf for shelf in model.glob("[!.]*") if shelf.is_dir())
+        for model in _visible(self.root):
+            yield from filter(Path.is_dir, _visible(model))
 
     def _directories(self) -> Iterator[Path]:
         for shelf in self._shelves():
-            yield from sorted(entry for entry in shelf.glob("[!.]*") if key_of(entry) and entry.is_dir())
+            yield from (entry for entry in _visible(shelf) if key_of(entry) and entry.is_dir())
 
     def _shelf(self, model: str, stage: str) -> Path:
         checked = Recipe(stage=stage, model=model, code_version="")
@@ -293,14 +306,29 @@ class Store:
         return self._shelf(recipe.model, recipe.stage) / recipe.key()[:16]
 
 
+def _visible(directory: Path) -> list[Path]:
+    """What lies in a directory, in order; a hidden file is none of the store's.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    try:
+        return sorted(entry for entry in directory.iterdir() if not entry.name.startswith("."))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"{directory} cannot be read ({error.strerror}): see to its permissions") from error
+
+
 @contextmanager
-def _naming_a_full_disk(recipe: Recipe, root: Path) -> Iterator[None]:
+def naming_a_full_disk(what: str, directory: Path | str, variable: str) -> Iterator[None]:
+    """Tells of a full disk with what was to be written, where, and the variable that names another place."""
     try:
         yield
     except Exception as error:
         if not is_out_of_space(error):
             raise
         raise InputError(
-            f"no space left for {recipe.stage} in {root}: free some (`llama4-pipeline store gc`) or let "
-            "LLAMA4_PIPELINE_ARTIFACTS name another disk"
+            f"no space left for {what} in {directory}: free some (`llama4-pipeline store gc`) or let {variable} "
+            "name another disk"
         ) from error

@@ -1,9 +1,11 @@
 """`pages`: serves the reports, so that a browser opens them from the asset's page."""
 
+from contextlib import suppress
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import click
@@ -12,6 +14,9 @@ from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.cli.parameters import json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from llama4_pipeline.artifacts.store import Store
 
 _LOOPBACK = "127.0.0.1"
 
@@ -42,19 +47,13 @@ class _Reports(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         name = urlsplit(self.path).path.strip("/")
         try:
-            models = _reports()
-            page = models[name].read_bytes() if name in models else None
-        except InputError as error:
-            reason = f"<!doctype html><title>No reports</title>{escape(str(error))}"
+            page = _page(name) if name else _index()
+        except (InputError, OSError) as error:
+            reason = f"<!doctype html><title>Cannot be read</title>{escape(str(error))}"
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE, reason.encode())
             return
-        except FileNotFoundError:  # its artifact lost the file, or was collected meanwhile
-            page = None
         if page is not None:
             self._answer(HTTPStatus.OK, page)
-        elif not name:
-            links = "".join(f'<li><a href="/{model}">{model}</a></li>' for model in models)
-            self._answer(HTTPStatus.OK, f"<!doctype html><title>Reports</title><ul>{links}</ul>".encode())
         else:
             self._answer(
                 HTTPStatus.NOT_FOUND,
@@ -76,18 +75,34 @@ class _Reports(BaseHTTPRequestHandler):
             self.wfile.write(page)
 
 
-def _reports() -> dict[str, Path]:
-    """The page of each model of the catalog that has one."""
+def _index() -> bytes:
+    """Links to the reports that there are; of one that cannot be read its page tells why."""
     from llama4_pipeline.catalog import load_catalog
 
-    found = {}
-    store = open_store()
+    store, links = open_store(), []
     for model in load_catalog():
-        try:
-            found[model] = store.input_of(model, "report").directory / "report.html"
-        except InputError:  # no report yet
-            continue
-    return found
+        with suppress(OSError):
+            if _report(store, model) is None:
+                continue
+        links.append(f'<li><a href="/{model}">{model}</a></li>')
+    return f"<!doctype html><title>Reports</title><ul>{''.join(links)}</ul>".encode()
+
+
+def _page(name: str) -> bytes | None:
+    from llama4_pipeline.catalog import load_catalog
+
+    file = _report(open_store(), name) if name in load_catalog() else None
+    try:
+        return file.read_bytes() if file else None
+    except FileNotFoundError:  # its artifact lost the file, or was collected meanwhile
+        return None
+
+
+def _report(store: "Store", model: str) -> Path | None:
+    try:
+        return store.input_of(model, "report").directory / "report.html"
+    except InputError:
+        return None
 
 
 COMMANDS = (pages,)

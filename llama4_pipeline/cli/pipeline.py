@@ -97,7 +97,8 @@ def verify(as_json: bool) -> None:
     )
     if damaged:
         raise CheckFailed(
-            f"{len(damaged)} damaged: llama4-pipeline run makes anew what it needs, store gc removes the rest"
+            f"{len(damaged)} damaged: remove what a line says; llama4-pipeline run makes anew what it needs of the "
+            "others, store gc removes the rest"
         )
 
 

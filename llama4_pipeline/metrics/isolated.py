@@ -64,11 +64,10 @@ class BenchRequest:
             self.engine,
             "--model",
             self.model,
-            "--dtype",
-            self.dtype,
             "--device",
             self.device,
         ]
+        words += ["--dtype", self.dtype] if find_engine(self.engine).runs == "checkpoint" else []
         words += ["--graph", str(self.graph)] if self.graph else ["--checkpoint", str(self.checkpoint)]
         words += ["--prompt-tokens", str(self.prompt_tokens), "--new-tokens", str(self.new_tokens)]
         words += ["--batch", ",".join(map(str, self.batch)), "--repeats", str(self.repeats)]

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from sqlalchemy.exc import OperationalError
 
 from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.catalog import find_model
+from llama4_pipeline.errors import InputError
+from llama4_pipeline.llama4.checkpoint_directory import one_line
 from llama4_pipeline.orchestration.home import dagster_home, open_instance
 from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
 from llama4_pipeline.progress import terminal_kept
@@ -56,7 +59,13 @@ def run_pipeline(model: str) -> PipelineRun:
         CheckFailed: A graph does not match PyTorch, or a measurement died; what was built before stays.
     """
     find_model(model)
-    with dagster_home() as home, open_instance(home) as instance, _plain_messages(), terminal_kept():
+    with (
+        dagster_home() as home,
+        _naming_lost_records(home),
+        open_instance(home) as instance,
+        _plain_messages(),
+        terminal_kept(),
+    ):
         from llama4_pipeline.definitions import defs
 
         for run_id in close_dead_runs(instance):
@@ -73,6 +82,17 @@ def run_pipeline(model: str) -> PipelineRun:
         table=store.input_of(model, "benchmark_table").directory / "benchmark.md",
         page=store.input_of(model, "report").directory / "report.html",
     )
+
+
+@contextmanager
+def _naming_lost_records(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OperationalError as error:  # a full disk, or a database that is gone or locked
+        raise InputError(
+            f"Dagster's records of {home} cannot be written ({one_line(error)}): make room, or set DAGSTER_HOME to "
+            "another directory"
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import dagster as dg
 from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.builders.notes import NOTES
 from llama4_pipeline.builders.validate import GraphRejected
-from llama4_pipeline.catalog import load_catalog
+from llama4_pipeline.catalog import find_model
 from llama4_pipeline.orchestration.descriptions import describe
 from llama4_pipeline.orchestration.partitions import MODELS
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
@@ -62,7 +62,7 @@ def check_spec(asset: str, name: str, description: str, *, blocking: bool = Fals
 def run(context: dg.AssetExecutionContext, artifacts: ArtifactStore, device: ComputeDevice) -> Outcome:
     """Runs the stage of the asset for the partition, or finds its artifact in the store."""
     stage = STAGES[context.asset_key.path[-1]]
-    model = load_catalog()[context.partition_key]
+    model = find_model(context.partition_key)
     found = device.find()
     if stage.may_use_gpu:
         context.log.info(f"device: {found.name} ({found.reason})")

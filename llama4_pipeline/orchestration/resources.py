@@ -3,7 +3,7 @@
 import dagster as dg
 from pydantic import Field
 
-from llama4_pipeline.artifacts.location import artifacts_root, history_directory, open_store
+from llama4_pipeline.artifacts.location import artifacts_root, checked_root, history_directory, open_store
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.device import Device, find_device
 
@@ -21,11 +21,11 @@ class ArtifactStore(dg.ConfigurableResource):
 
     def open(self) -> Store:
         """The store itself."""
-        return open_store(self.root)
+        return open_store(checked_root(self.root))
 
     def history(self) -> str:
         """The directory of the history of measurements."""
-        return history_directory(self.root)
+        return history_directory(checked_root(self.root))
 
 
 class ComputeDevice(dg.ConfigurableResource):

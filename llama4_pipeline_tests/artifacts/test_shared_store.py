@@ -1,5 +1,6 @@
 """The shared store: two machines, each with its own copies, and one object store between them."""
 
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -54,6 +55,34 @@ def test_what_one_machine_made_another_finds(here: SharedStore, there: SharedSto
     local, _ = Store(tmp_path / "local").get_or_make(recipe(), writes("one"))
     assert (local.manifest.key, local.digest) == (first.manifest.key, first.digest)
     assert first.place == f"{here.place}/tiny/exported_graph/{local.manifest.key[:16]}"
+
+
+@pytest.mark.parametrize("call", ["verify", "collect_garbage", "artifacts"])
+def test_a_store_that_refuses_is_named(here: SharedStore, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    here.get_or_make(recipe(), writes("one"))
+
+    def refuse(*_: Any) -> None:
+        raise PermissionError("Access\nDenied")
+
+    monkeypatch.setattr(here._objects._files, "find", refuse)
+    with pytest.raises(InputError, match=f"{here.place} cannot be used for artifacts: Access Denied"):
+        list(getattr(here, call)() or ())
+
+
+def test_a_full_disk_of_copies_is_named(
+    here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here.get_or_make(recipe(), writes("one"))
+    artifact, _ = there.get_or_make(recipe(), never)
+
+    def fill(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(there._objects._files, "get_file", fill)
+    with pytest.raises(
+        InputError, match=f"no space left for exported_graph in {there.root}: .*PIPELINE_COPIES"
+    ):
+        _ = artifact.directory
 
 
 def test_inputs_come_to_the_machine_that_reads_them(here: SharedStore, there: SharedStore) -> None:

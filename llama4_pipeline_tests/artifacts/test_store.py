@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +169,44 @@ def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -
     repaired, was_made = store.get_or_make(recipe(), writes("one"))
     assert was_made and repaired.digest == artifact.digest
     assert store.verify() == {}
+
+
+def test_what_is_published_has_the_rights_of_the_store(store: Store, tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.write_bytes(b"weights")
+    mine.chmod(0o600)
+
+    def make(out: Path) -> dict[str, Any]:
+        (out / "model.safetensors").write_bytes(b"graph")
+        (out / "model.safetensors").chmod(0o600)
+        os.link(mine, out / "linked")
+        return {}
+
+    before = os.umask(0o002)
+    try:
+        artifact, _ = store.get_or_make(recipe(), make)
+    finally:
+        os.umask(before)
+    modes = [(artifact.local / name).stat().st_mode & 0o777 for name in ("model.safetensors", "linked")]
+    assert modes == [0o664, 0o600], "and a file that is another's too keeps its own"
+
+
+def test_a_place_that_cannot_be_read_is_not_sound(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    made(store, recipe())
+    model = store.root / recipe().model
+    listed = Path.iterdir
+
+    def refuse(directory: Path) -> Iterator[Path]:
+        if directory == model:
+            raise PermissionError(errno.EACCES, "Permission denied", str(directory))
+        return listed(directory)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    for look in (store.verify, store.collect_garbage):
+        with pytest.raises(
+            InputError, match=rf"{model} cannot be read \(Permission denied\): see to its perm"
+        ):
+            look()
 
 
 def test_verify_sees_a_file_that_was_not_published(store: Store) -> None:

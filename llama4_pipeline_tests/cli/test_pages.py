@@ -71,6 +71,10 @@ def test_a_page_is_found_whatever_else_is_asked_and_one_that_is_lost_is_not(
     report.unlink()
     with pytest.raises(urllib.error.HTTPError, match="404"):
         urllib.request.urlopen(f"{address}tiny")
+    report.mkdir()
+    with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+        urllib.request.urlopen(f"{address}tiny")
+    assert "report.html" in caught.value.read().decode()
 
 
 def test_a_catalog_that_was_broken_meanwhile_is_named(
