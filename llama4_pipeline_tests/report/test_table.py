@@ -51,7 +51,7 @@ def test_files_read_back_as_the_same_table(measurements, tmp_path):
     files = write_tables(measurements, tmp_path)
     table = benchmark_table(measurements)
     pd.testing.assert_frame_equal(pd.read_parquet(files.parquet), table, check_dtype=False)
-    from_csv = pd.read_csv(files.csv)
+    from_csv = pd.read_csv(files.csv, float_precision="round_trip")
     assert list(from_csv.columns) == list(table.columns)
     assert from_csv["latency_p99_ms"].tolist()[:4] == table["latency_p99_ms"].tolist()[:4]
     assert files.markdown.read_text(encoding="utf-8") == markdown_tables(measurements)
