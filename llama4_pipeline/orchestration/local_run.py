@@ -90,8 +90,8 @@ def _naming_lost_records(home: Path) -> Iterator[None]:
         yield
     except OperationalError as error:  # a full disk, or a database that is gone or locked
         raise InputError(
-            f"Dagster's records of {home} cannot be written ({one_line(error.orig or error)}): make room, or set DAGSTER_HOME to "
-            "another directory"
+            f"Dagster's records of {home} cannot be written ({one_line(error.orig or error)}): make room, or set "
+            "DAGSTER_HOME to another directory"
         ) from error
 
 
