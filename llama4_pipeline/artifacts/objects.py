@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
+from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import InputError, one_line
 from llama4_pipeline.full_disk import is_out_of_space
 
 _MARK = ".store"
@@ -18,19 +19,18 @@ _T = TypeVar("_T")
 
 
 def _told(request: Callable[Concatenate["Objects", _P], _T]) -> Callable[Concatenate["Objects", _P], _T]:
-    """A request whose refusal is told in one way, whatever the protocol raises; a missing object is left to callers."""
+    """A request whose refusal is told in one way, whatever the protocol raises."""
 
     @wraps(request)
     def asked(objects: "Objects", /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         try:
             return request(objects, *args, **kwargs)
-        except FileNotFoundError:
+        except InputError:
             raise
         except Exception as error:
             if is_out_of_space(error):  # of this machine
                 raise
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"{objects.url} cannot be used for artifacts: {reason}") from error
+            raise InputError(f"{objects.url} cannot be used for artifacts: {one_line(error)}") from error
 
     return asked
 
@@ -51,16 +51,9 @@ class Objects:
             InputError: It cannot be reached.
         """
         self.url = url.rstrip("/")
-        try:
-            self._files, self._base = url_to_fs(self.url, use_listings_cache=False)
-            if self.read(_MARK) is None:
-                self.write(_MARK, b"llama4-pipeline artifacts")
-        except InputError:
-            raise
-        except ImportError as error:
-            raise InputError(f"{self.url}: {error}; pip install 'llama4-pipeline[s3]'") from error
-        except Exception as error:  # each protocol has its own
-            raise InputError(f"{self.url} cannot be used for artifacts: {error}") from error
+        self._files, self._base = self._connect()
+        if self.read(_MARK) is None:
+            self.write(_MARK, b"llama4-pipeline artifacts")
 
     @_told
     def read(self, name: str) -> bytes | None:
@@ -91,23 +84,22 @@ class Objects:
         self._files.put_file(str(file), self._path(name))
 
     @_told
-    def download(self, name: str, file: Path) -> None:
-        """Makes a file of an object.
-
-        Raises:
-            FileNotFoundError: There is no such object.
-        """
-        self._files.get_file(self._path(name), str(file))
+    def download(self, name: str, file: Path) -> bool:
+        """Makes a file of an object; tells whether there is one."""
+        try:
+            self._files.get_file(self._path(name), str(file))
+        except FileNotFoundError:
+            return False
+        return True
 
     @_told
-    def sha256(self, name: str) -> str:
-        """The hash of an object's content.
-
-        Raises:
-            FileNotFoundError: There is no such object.
-        """
-        with self._files.open(self._path(name), "rb") as content:
-            return hashlib.file_digest(content, "sha256").hexdigest()
+    def sha256(self, name: str) -> str | None:
+        """The hash of an object's content, or None where there is none."""
+        try:
+            with self._files.open(self._path(name), "rb") as content:
+                return hashlib.file_digest(content, "sha256").hexdigest()
+        except FileNotFoundError:
+            return None
 
     @_told
     def size(self, name: str) -> int | None:
@@ -138,6 +130,13 @@ class Objects:
         paths = [self._path(name) for name in names]
         if paths:
             self._files.rm(paths)
+
+    @_told
+    def _connect(self) -> tuple[AbstractFileSystem, str]:
+        try:
+            return cast("tuple[AbstractFileSystem, str]", url_to_fs(self.url, use_listings_cache=False))
+        except ImportError as error:
+            raise InputError(f"{self.url}: {error}; pip install 'llama4-pipeline[s3]'") from error
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"

@@ -293,10 +293,8 @@ class SharedStore(Store):
             if is_unchanged(pooled, record):
                 link_or_copy(pooled, target)
                 return
-        try:
-            self._objects.download(_object(record), target)
-        except FileNotFoundError as error:
-            raise InputError(self._gone(artifact)) from error
+        if not self._objects.download(_object(record), target):
+            raise InputError(self._gone(artifact))
         if file_sha256(target) != record.sha256:
             raise InputError(self._discard(artifact, record))
         os.utime(target, ns=(record.modified_ns, record.modified_ns))

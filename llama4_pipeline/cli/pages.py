@@ -1,10 +1,8 @@
 """`pages`: serves the reports, so that a browser opens them from the asset's page."""
 
-from contextlib import suppress
 from html import escape
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -76,33 +74,34 @@ class _Reports(BaseHTTPRequestHandler):
 
 
 def _index() -> bytes:
-    """Links to the reports that there are; of one that cannot be read its page tells why."""
+    """Links to the reports that there are."""
     from llama4_pipeline.catalog import load_catalog
 
-    store, links = open_store(), []
-    for model in load_catalog():
-        with suppress(OSError):
-            if _report(store, model) is None:
-                continue
-        links.append(f'<li><a href="/{model}">{model}</a></li>')
-    return f"<!doctype html><title>Reports</title><ul>{''.join(links)}</ul>".encode()
+    store = open_store()
+    made = [model for model in load_catalog() if _was_made(store, model)]
+    links = "".join(f'<li><a href="/{model}">{model}</a></li>' for model in made)
+    return f"<!doctype html><title>Reports</title><ul>{links}</ul>".encode()
 
 
-def _page(name: str) -> bytes | None:
+def _page(model: str) -> bytes | None:
+    """A report, or None where there is none of that name."""
     from llama4_pipeline.catalog import load_catalog
 
-    file = _report(open_store(), name) if name in load_catalog() else None
+    store = open_store()
+    if model not in load_catalog() or not _was_made(store, model):
+        return None
     try:
-        return file.read_bytes() if file else None
+        return (store.input_of(model, "report").directory / "report.html").read_bytes()
     except FileNotFoundError:  # its artifact lost the file, or was collected meanwhile
         return None
 
 
-def _report(store: "Store", model: str) -> Path | None:
+def _was_made(store: "Store", model: str) -> bool:
+    """Whether a model has a report, or one of which its page tells why it cannot be read."""
     try:
-        return store.input_of(model, "report").directory / "report.html"
-    except InputError:
-        return None
+        return store.latest(model, "report") is not None
+    except (InputError, OSError):
+        return True
 
 
 COMMANDS = (pages,)

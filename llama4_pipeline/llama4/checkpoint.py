@@ -11,14 +11,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import InputError, one_line
 from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
 from llama4_pipeline.llama4.checkpoint_directory import (
     CONFIG_FILE,
     GENERATION_CONFIG_FILE,
     TOKENIZER_FILES,
     local_directory,
-    one_line,
     read_json,
     read_text_config,
 )
@@ -96,12 +95,11 @@ class Checkpoint:
 
         implied = {name: getattr(self.architecture, name) for name in ("head_dim", "num_key_value_heads")}
         reals = {name for name, default in vars(Llama4TextConfig()).items() if isinstance(default, float)}
-        # which JSON may write as 1, and transformers refuses so
-        written = {
-            name: float(value) if name in reals and type(value) is int else value
-            for name, value in self.text_config.items()
-        }
         try:
+            written = {  # JSON may write a real number as 1, which transformers refuses
+                name: float(value) if name in reals and type(value) is int else value
+                for name, value in self.text_config.items()
+            }
             return Llama4TextConfig(**{**written, **implied})
         except (StrictDataclassError, *_REFUSALS) as error:
             raise InputError(f"{self.directory / CONFIG_FILE}: {one_line(error)}") from error

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import InputError, one_line
 
 CONFIG_FILE = "config.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
@@ -107,11 +107,6 @@ def read_text_config(directory: Path) -> dict[str, Any]:
     if isinstance(text.get("attn_temperature_tuning"), int):  # published configurations wrote 4 for true
         text["attn_temperature_tuning"] = bool(text["attn_temperature_tuning"])
     return text
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error of another library as one short line."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _text_section(file: Path, values: dict[str, Any]) -> str | None:

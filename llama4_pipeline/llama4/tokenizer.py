@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.checkpoint_directory import one_line, read_json
+from llama4_pipeline.errors import InputError, one_line
+from llama4_pipeline.llama4.checkpoint_directory import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

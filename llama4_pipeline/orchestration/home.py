@@ -9,8 +9,7 @@ import dagster as dg
 
 from llama4_pipeline.artifacts import locks
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE, artifacts_root
-from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.checkpoint_directory import one_line
+from llama4_pipeline.errors import InputError, one_line
 
 _HOME_VARIABLE = "DAGSTER_HOME"
 _SETTINGS_FILE = "dagster.yaml"

@@ -16,8 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.catalog import find_model
-from llama4_pipeline.errors import InputError
-from llama4_pipeline.llama4.checkpoint_directory import one_line
+from llama4_pipeline.errors import InputError, one_line
 from llama4_pipeline.orchestration.home import dagster_home, open_instance
 from llama4_pipeline.orchestration.recovery import close_dead_runs, process_tag
 from llama4_pipeline.progress import terminal_kept

@@ -69,6 +69,18 @@ def test_a_store_that_refuses_is_named(here: SharedStore, monkeypatch: pytest.Mo
         list(getattr(here, call)() or ())
 
 
+@pytest.mark.parametrize("method", ["pipe_file", "put_file"])
+def test_a_place_that_vanished_is_named(
+    here: SharedStore, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    def vanished(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("The specified bucket does not exist")
+
+    monkeypatch.setattr(here._objects._files, method, vanished)
+    with pytest.raises(InputError, match=f"{here.place} cannot be used for artifacts: The specified bucket"):
+        here.get_or_make(recipe(), writes("one"))
+
+
 def test_a_full_disk_of_copies_is_named(
     here: SharedStore, there: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

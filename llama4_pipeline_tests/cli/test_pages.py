@@ -75,6 +75,12 @@ def test_a_page_is_found_whatever_else_is_asked_and_one_that_is_lost_is_not(
     with pytest.raises(urllib.error.HTTPError, match="503") as caught:
         urllib.request.urlopen(f"{address}tiny")
     assert "report.html" in caught.value.read().decode()
+    (report.parents[1] / "latest.json").write_text("garbage")
+    with pytest.raises(urllib.error.HTTPError, match="503") as caught:
+        urllib.request.urlopen(f"{address}tiny")
+    assert "latest.json is damaged" in caught.value.read().decode()
+    with urllib.request.urlopen(address) as page:
+        assert b'<a href="/tiny">' in page.read()
 
 
 def test_a_catalog_that_was_broken_meanwhile_is_named(

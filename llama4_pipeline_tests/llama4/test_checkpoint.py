@@ -238,6 +238,9 @@ def test_a_value_that_only_transformers_reads_is_refused(directory: Path) -> Non
     edit_config(directory, initializer_range="wide")
     with pytest.raises(InputError, match=r"config.json: .*initializer_range"):
         _ = Checkpoint.open(directory).config
+    edit_config(directory, initializer_range=10**400)
+    with pytest.raises(InputError, match=r"config.json: "):
+        _ = Checkpoint.open(directory).config
     edit_config(directory, initializer_range=0.02, id2label=3)
     with pytest.raises(InputError, match=r"config.json: "):
         _ = Checkpoint.open(directory).config
