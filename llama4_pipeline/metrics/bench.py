@@ -54,7 +54,7 @@ def bench(
     Args:
         engine: a name in `runtime.engines.ENGINES`.
         graph: graph directory, for "onnxruntime".
-        checkpoint: checkpoint directory or hub id; a GGUF file for "llama.cpp".
+        checkpoint: checkpoint directory or hub id; a GGUF file for llama.cpp.
         model: name that the record carries; by default that of the directory.
         prompt_tokens: length of the prompt.
         new_tokens: tokens to generate, at least 2.

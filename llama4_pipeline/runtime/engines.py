@@ -53,7 +53,7 @@ def open_decoder(
     Args:
         engine: a name in `ENGINES`.
         graph: graph directory, for "onnxruntime", whose graph fixes the precision.
-        checkpoint: checkpoint directory or hub id; a GGUF file for "llama.cpp".
+        checkpoint: checkpoint directory or hub id; a GGUF file for llama.cpp.
         dtype: "float32", "bfloat16" or "float16", for engines that run a checkpoint directory.
         threads: of one operator; 0 takes every core this process may use.
         device: "cpu" or "cuda".
@@ -123,10 +123,16 @@ def _open_onnxruntime_cuda_graph(graph: Path | str, dtype: str, threads: int, de
     return _open_onnxruntime(graph, dtype, threads, device, fixed_steps=True)
 
 
-def _open_llamacpp(gguf: Path | str, _dtype: str, threads: int, _device: str) -> Decoder:
+def _open_llamacpp(
+    gguf: Path | str, _dtype: str, threads: int, _device: str, *, flash_attention: bool = True
+) -> Decoder:
     from llama4_pipeline.runtime.llamacpp import LlamaCppDecoder
 
-    return LlamaCppDecoder(Path(gguf), threads)
+    return LlamaCppDecoder(Path(gguf), threads, flash_attention=flash_attention)
+
+
+def _open_llamacpp_no_flash_attention(gguf: Path | str, dtype: str, threads: int, device: str) -> Decoder:
+    return _open_llamacpp(gguf, dtype, threads, device, flash_attention=False)
 
 
 def _open_tensorrt_llm(checkpoint: Path | str, dtype: str, _threads: int, _device: str) -> Decoder:
@@ -192,5 +198,8 @@ ENGINES: Mapping[str, Engine] = {
         "ONNX Runtime CUDA graph", "graph", _open_onnxruntime_cuda_graph, _onnxruntime_cuda_graph_missing
     ),
     "llama.cpp": Engine("llama.cpp", "gguf", _open_llamacpp, _llamacpp_missing),
+    "llama.cpp-no-flash-attention": Engine(
+        "llama.cpp without flash attention", "gguf", _open_llamacpp_no_flash_attention, _llamacpp_missing
+    ),
     "tensorrt-llm": Engine("TensorRT-LLM", "checkpoint", _open_tensorrt_llm, _tensorrt_llm_missing),
 }

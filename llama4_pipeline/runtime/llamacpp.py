@@ -24,8 +24,9 @@ _ALL_FLOAT32 = "0"  # LLAMA_FTYPE_ALL_F32
 class LlamaCppDecoder:
     """Runs a GGUF file; implements `Decoder`. Padding tokens are not fed at all.
 
-    Weights of fewer bits run with llama.cpp's defaults: a float16 cache, flash attention where it has the kernel. A
-    float32 file gets a float32 cache and no flash attention, whose kernel rounds to float16.
+    Weights of fewer bits run with llama.cpp's defaults: a float16 cache, flash attention where it has the kernel. Which
+    attention is the faster one depends on the processor and on the length. A float32 file gets a float32 cache and no
+    flash attention, whose kernel rounds to float16.
 
     llama.cpp loads and decodes in a thread of its own. It describes its AMX tiles once a thread, and once PyTorch or
     ONNX Runtime has used AMX in the same one, its next product is an illegal instruction. And where it packs weights
@@ -35,16 +36,16 @@ class LlamaCppDecoder:
     Args:
         gguf: the file.
         threads: of prefill and decode; 0 leaves llama.cpp's choice.
+        flash_attention: False is llama.cpp's `-fa off`.
 
     Raises:
         InputError: the file does not open.
     """
 
-    engine = "llama.cpp"
-
-    def __init__(self, gguf: Path, threads: int = 0) -> None:
+    def __init__(self, gguf: Path, threads: int = 0, *, flash_attention: bool = True) -> None:
         if not gguf.is_file():
             raise InputError(f"{gguf} is not a file; llama.cpp runs a GGUF file")
+        self.engine = "llama.cpp" if flash_attention else "llama.cpp-no-flash-attention"
         llama_cpp.llama_log_set(_log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         self._thread = ThreadPoolExecutor(1)
@@ -57,7 +58,7 @@ class LlamaCppDecoder:
         if not self._model:
             self._thread.shutdown()
             raise InputError(f"{gguf}: llama.cpp cannot load this file")
-        self._threads = threads
+        self._threads, self._flash_attention = threads, flash_attention
         self._context: Any = None
         self._exact = self._metadata("general.file_type") == _ALL_FLOAT32
         trained = llama_cpp.llama_model_n_ctx_train(self._model)
@@ -129,6 +130,7 @@ class LlamaCppDecoder:
             parameters.n_threads = parameters.n_threads_batch = self._threads
         if self._exact:
             parameters.type_k = parameters.type_v = llama_cpp.GGML_TYPE_F32
+        if self._exact or not self._flash_attention:
             parameters.flash_attn_type = llama_cpp.LLAMA_FLASH_ATTN_TYPE_DISABLED
         self._context = llama_cpp.llama_init_from_model(self._model, parameters)
         if not self._context:

@@ -34,9 +34,9 @@ class Entry:
 
     @property
     def is_judged(self) -> bool:
-        """Whether its quality is measured; with a CUDA graph it is that of the same graph without."""
+        """Whether its quality is measured; what runs in another way has that of the same weights in the usual one."""
         rounded = self.precision in ("int8", "int4", "q8_0", "q4_0", "fp16")
-        return rounded and self.engine != "onnxruntime-cuda-graph"
+        return rounded and self.engine not in ("onnxruntime-cuda-graph", "llama.cpp-no-flash-attention")
 
     def missing(self, device: str, has_experts: bool) -> str | None:
         """Why it is not measured on a device, for a model with or without experts."""
@@ -72,15 +72,19 @@ _ROOFLINE_PLAN = Plan(prefills=(), contexts=(16,), batches=(1,), new_tokens=16)
 _CPU = (
     Entry("onnxruntime", "int4", interleaved=True),
     Entry("llama.cpp", "q4_0", interleaved=True),
+    Entry("llama.cpp-no-flash-attention", "q4_0", interleaved=True),
     Entry("onnxruntime", "int8", interleaved=True),
     Entry("llama.cpp", "q8_0", interleaved=True),
+    Entry("llama.cpp-no-flash-attention", "q8_0", interleaved=True),
     Entry("onnxruntime", "fp32", slow=True),
     Entry("pytorch", "bfloat16", interleaved=True, slow=True),
     Entry("pytorch", "float32", interleaved=True, slow=True),
     Entry("torch-compile", "bfloat16", slow=True),
     Entry("torch-compile", "float32", slow=True),
 )
-_DENSE = _CPU[:7]  # torch.compile is held against `mini`
+_DENSE = tuple(
+    entry for entry in _CPU if entry.engine != "torch-compile"
+)  # torch.compile is held against `mini`
 _CUDA = (
     Entry("onnxruntime", "int4", interleaved=True),
     Entry("onnxruntime-cuda-graph", "int4", interleaved=True),

@@ -21,7 +21,8 @@ on the same {tokens} tokens. *Share* is the time to read the active weights and 
 step after 16 tokens; the machine's bandwidth is measured before each run, and the median stands over each table.
 *Memory* is the peak at batch 1 over model file and KV cache.
 llama.cpp runs files that `llama4-pipeline gguf` wrote from the same checkpoint, every matrix in the format that is
-named. Processes ask glibc for huge pages. `torch.compile` compiles while it loads.
+named. Ratios are to the faster of its two kinds of attention where both were measured. Processes ask glibc for huge
+pages. `torch.compile` compiles while it loads.
 
 `make benchmark` measures again and writes this page from [the record]({record}), which holds every run.
 """

@@ -13,6 +13,7 @@ def test_a_model_outside_the_suite_gets_every_row():
     assert {entry.engine for entry in other.entries} == {
         "onnxruntime",
         "llama.cpp",
+        "llama.cpp-no-flash-attention",
         "pytorch",
         "torch-compile",
     }

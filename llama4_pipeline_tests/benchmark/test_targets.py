@@ -75,6 +75,17 @@ def test_ratios_are_of_medians(record):
     assert found["INT8: step after 2048 over after 16"].verdict == "not measured"
 
 
+def test_the_faster_attention_of_llamacpp_counts_for_each_speed(record):
+    plain = row("llama.cpp-no-flash-attention q4_0", [11.0], kl=0.02)
+    sweep = plain.runs[0].sweep.model_copy(update={"decode_ms": {16: 11.0, 2048: 10.0}})
+    plain = plain.model_copy(update={"runs": [plain.runs[0].model_copy(update={"sweep": sweep})]})
+    [mini] = record.models
+    mini = mini.model_copy(update={"rows": [*mini.rows, plain]})
+    found = {each.what: each for each in targets(record.model_copy(update={"models": [mini]}))}
+    assert found["decode after 16: INT4 over llama.cpp Q4_0"].value == pytest.approx(9.9 / 9.0)
+    assert found["decode after 2048: INT4 over llama.cpp Q4_0"].value == pytest.approx(10.0 / 10.8)
+
+
 def test_on_cuda_the_faster_row_counts_with_or_without_a_cuda_graph(record):
     rows = [
         row("onnxruntime int4", [4.0], kl=0.01),

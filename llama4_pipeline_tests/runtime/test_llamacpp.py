@@ -88,6 +88,14 @@ def test_rows_of_different_length_prefill_and_decode(engines):
     np.testing.assert_allclose(kept, pytorch.forward(IDS[:1], logits_to_keep=2), atol=5e-5)
 
 
+def test_attention_without_flash_is_another_kernel_of_the_same_function(dense, decoder):
+    plain = open_decoder("llama.cpp-no-flash-attention", checkpoint=dense, threads=1)
+    usual, other = decoder.forward(IDS), plain.forward(IDS)
+    plain.close()
+    assert (usual != other).any()
+    assert np.linalg.norm(other - usual) < 0.1 * np.linalg.norm(usual)
+
+
 def test_context_is_what_the_file_promises(decoder):
     decoder.forward(np.ones((2, 300), dtype=np.int64), logits_to_keep=1)
     # Rows, slots (llama.cpp rounds 300 tokens up), layers, K and V, heads, width, f16.
