@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 
+from llama4_pipeline.device import pytorch_dtype
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC
 
@@ -109,7 +110,7 @@ def needs(demand: Demand, stage: str) -> Needs:
     beside = demand.architecture.parameters() * _GRAPH_BYTES if demand.run else 0  # PyTorch's model
     memory = max([math.ceil(_memory(demand, stage)), *(needed.memory_bytes + beside for needed in converted)])
     disk = max([math.ceil(_disk(demand, stage)), *(needed.disk_bytes for needed in converted)])
-    device = math.ceil(_measuring(demand, stage, _GPU_GRAPH_BYTES)) if stage in _MEASURED else 0
+    device = math.ceil(_measuring(demand, stage, "cuda")) if stage in _MEASURED else 0
     return Needs(memory, disk, device)
 
 
@@ -175,7 +176,7 @@ def _memory(demand: Demand, stage: str) -> float:
     if demand.run:
         return whole_validation_bytes(demand.architecture)
     if stage in _MEASURED:
-        return _PROCESS_BYTES + _measuring(demand, stage, _GRAPH_BYTES)
+        return _PROCESS_BYTES + _measuring(demand, stage, "cpu")
     if (
         stage in _VALIDATED
     ):  # one layer at least: PyTorch's in float32, then ONNX Runtime's with a packed copy
@@ -186,7 +187,7 @@ def _memory(demand: Demand, stage: str) -> float:
     return _PROCESS_BYTES
 
 
-def _measuring(demand: Demand, stage: str, float_graph_bytes: int) -> float:
+def _measuring(demand: Demand, stage: str, device: str) -> float:
     """One engine at a time with its cache; the quality of trained weights is judged beside PyTorch in float32.
 
     An engine whose speed cannot be measured for lack of memory is a row that says so.
@@ -194,11 +195,12 @@ def _measuring(demand: Demand, stage: str, float_graph_bytes: int) -> float:
     parameters = demand.architecture.parameters()
     cache = demand.architecture.kv_cache_bytes(demand.cached_tokens)
     reference = parameters * _GRAPH_BYTES if demand.source != "random" else 0
-    stored = parameters * _DTYPE_BYTES[demand.dtype]
     if stage == "pytorch_baseline":
-        return stored + max(cache, reference if demand.dtype != "float32" else 0)
+        dtype = pytorch_dtype(demand.dtype, demand.architecture.has_experts, device)
+        return parameters * _DTYPE_BYTES[dtype] + max(cache, reference if dtype != "float32" else 0)
     graph = _disk(demand, "int4_graph")
-    return max(graph + cache, reference + parameters * float_graph_bytes if reference else 0)
+    float_graph = parameters * (_GPU_GRAPH_BYTES if device == "cuda" else _GRAPH_BYTES)
+    return max(graph + cache, reference + float_graph if reference else 0)
 
 
 def _disk(demand: Demand, stage: str) -> float:
