@@ -68,6 +68,9 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         ),
     }
 )
+STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from, at most
+SENSITIVITY_TOKENS = 1 << 10  # that each weight's rounding alone is judged on, where bits are mixed
+MINIMUM_TOKENS = 128  # that must reach a matrix, or a cache
 BLOCK_SIZES = (16, 32, 64, 128, 256)  # inputs to a scale that ONNX Runtime's kernels take
 DEFAULT_METHOD: Mapping[str, str] = MappingProxyType({"int8": "k_quant", "int4": "k_quant"})
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llama4_pipeline.device import pytorch_dtype
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC
+from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC, SENSITIVITY_TOKENS, STATISTICS_TOKENS
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
@@ -25,8 +25,6 @@ MIXED = "mixed"
 _ORT_METHODS = (QDQ_DYNAMIC, QDQ_STATIC)
 _ORT_BITS = (32, 8.5, 8.5)
 _LAYERS = "model.layers."
-_CALIBRATION_TOKENS = 1 << 15  # that a graph is calibrated on at most (graph.quantize.STATISTICS_TOKENS)
-_SENSITIVITY_TOKENS = 1 << 10  # graph.quantize.mixed.SENSITIVITY_TOKENS
 _MOMENTS = 16  # matrices as wide as the widest: the second moments of a layer's inputs, and what is computed from one
 _STATES = 7  # hidden states of a token, between two layers and within one, behind rounded layers and behind float ones
 _MEASURED = {"pytorch_baseline", "benchmarks"}
@@ -221,14 +219,14 @@ def _layer_by_layer(architecture: Architecture) -> int:
     """A layer or a table in ONNX Runtime with a packed copy, moments of its inputs, and what flows between layers."""
     segment = max(_largest_layer(architecture), architecture.vocab_size * architecture.hidden_size)
     moments = _MOMENTS * _widest(architecture) ** 2 * _GRAPH_BYTES
-    states = _STATES * _CALIBRATION_TOKENS * architecture.hidden_size * _GRAPH_BYTES
+    states = _STATES * STATISTICS_TOKENS * architecture.hidden_size * _GRAPH_BYTES
     return 2 * segment * _GRAPH_BYTES + moments + states
 
 
 def _sensitivity(architecture: Architecture) -> int:
     """Beside the graph: a table or the experts of a layer, rounded, and predictions of two models."""
     largest = max(map(math.prod, architecture.checkpoint_tensors().values()))
-    return (3 * largest + 3 * _SENSITIVITY_TOKENS * architecture.vocab_size) * _GRAPH_BYTES
+    return (3 * largest + 3 * SENSITIVITY_TOKENS * architecture.vocab_size) * _GRAPH_BYTES
 
 
 def _widest(architecture: Architecture) -> int:

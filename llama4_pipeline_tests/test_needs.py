@@ -4,10 +4,7 @@ from typing import Any
 
 import pytest
 
-from llama4_pipeline import needs
 from llama4_pipeline.catalog import QuantizationPlan, load_catalog
-from llama4_pipeline.graph import quantize
-from llama4_pipeline.graph.quantize import mixed
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.needs import Conversion, conversion_needs, position_table_bytes
 from llama4_pipeline.stages import STAGES
@@ -185,8 +182,3 @@ def test_the_default_method_of_a_model_counts() -> None:
     tiny = CATALOG["tiny"]
     plain = tiny.model_copy(update={"quantization": QuantizationPlan(int4="rtn")})
     assert tiny.needs("int4_graph").memory_bytes > plain.needs("int4_graph").memory_bytes
-
-
-def test_as_many_tokens_count_as_are_used() -> None:
-    assert needs._CALIBRATION_TOKENS == quantize.STATISTICS_TOKENS
-    assert needs._SENSITIVITY_TOKENS == mixed.SENSITIVITY_TOKENS

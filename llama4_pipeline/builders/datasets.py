@@ -58,10 +58,9 @@ def _require_room(checkpoint: Path, datasets: Path, max_context: int) -> None:
 def _experts(directory: Path) -> "ExpertShares | None":
     """Of a mixture; the share is what quantization needs of the tokens that it looks at."""
     from llama4_pipeline.data.coverage import ExpertShares
-    from llama4_pipeline.graph.quantize import STATISTICS_TOKENS
-    from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS
     from llama4_pipeline.llama4.checkpoint import Checkpoint
     from llama4_pipeline.llama4.routing import ExpertReach
+    from llama4_pipeline.methods import MINIMUM_TOKENS, STATISTICS_TOKENS
 
     checkpoint = Checkpoint.open(directory)
     if not any(layer.experts for layer in checkpoint.architecture.layers):

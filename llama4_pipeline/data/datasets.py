@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from itertools import chain, permutations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama4_pipeline.data.corpus import (
-    KINDS,
     Section,
     Shingle,
     documents,
@@ -40,14 +39,13 @@ from llama4_pipeline.data.tasks import (
 )
 from llama4_pipeline.errors import InputError
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
 logger = logging.getLogger(__name__)
 
 FEWEST_CALIBRATION_SAMPLES = 1000
+_CALIBRATION_SAMPLES = 1280  # of the built-in text
 _CALIBRATION_CHARACTERS = 900
 _CALIBRATION_TASK_SHARE = 0.2
+_TASK_SAMPLES = 200  # of each built-in task at most
 _BUILT_IN = "built in"
 
 
@@ -63,11 +61,10 @@ class DataSources:
 
 @dataclass(frozen=True)
 class DataSet:
-    """One file that was written: its samples, their tokens (None without a tokenizer), and where they come from."""
+    """One file that was written: its samples, and where they come from."""
 
     file: str
     samples: int
-    tokens: int | None
     source: str
 
 
@@ -86,63 +83,49 @@ class DatasetsReport:
 def build_datasets(
     out: Path,
     *,
-    tokenizer: "PreTrainedTokenizerBase | None" = None,
     sources: DataSources | None = None,
     find_experts: Callable[[], ExpertShares | None] | None = None,
-    calibration_samples: int = 1280,
-    task_samples: int = 200,
 ) -> DatasetsReport:
     """Writes calibration.jsonl, validation.jsonl, summarise.jsonl and classify.jsonl into a directory.
 
     Calibration samples come from what the embedded model was trained on, the others from held-out text; no
-    content is in two files. The files hold text, for any model's tokenizer.
+    content is in two files. The files hold text, for any model's tokenizer. A fifth of the built-in calibration set is
+    task prompts with their answers, the rest running text.
 
     Args:
         out: An existing directory.
-        tokenizer: Counts the tokens for the report.
         sources: The user's own data in place of the built-in texts.
         find_experts: Gives those of a mixture, once the user's data is seen to be sound: the built-in calibration text
             is drawn so that each gets its share of the tokens, and one that does not is named in a warning.
-        calibration_samples: Of the built-in calibration set: running text, a fifth of it task prompts with answers.
-        task_samples: Of each built-in task at most.
 
     Raises:
         InputError: A user's file has a bad row, too few calibration samples, records of another task, or a
             sample whose text stands in another data set too.
     """
     sources = sources or DataSources()
-    if calibration_samples < FEWEST_CALIBRATION_SAMPLES:
-        raise InputError(
-            f"calibration_samples is {calibration_samples}: expected at least {FEWEST_CALIBRATION_SAMPLES}"
-        )
-    if task_samples < len(KINDS):
-        raise InputError(f"task_samples is {task_samples}: expected at least {len(KINDS)}, one of each kind")
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
     experts = find_experts() if find_experts else None
     missing = [name for name in asdict(sources) if name not in own]
-    built_in = _built_in(missing, calibration_samples, task_samples, experts) if missing else {}
+    built_in = _built_in(missing, experts) if missing else {}
     datasets = {name: own[name] if name in own else built_in[name] for name in asdict(sources)}
     origins = {name: getattr(sources, name) or _BUILT_IN for name in datasets}
     _check_disjoint(datasets, origins)
     report = {}
     for name, samples in datasets.items():
         write_samples(samples, out / f"{name}.jsonl")
-        tokens = _count_tokens(samples, tokenizer) if tokenizer else None
-        report[name] = DataSet(f"{name}.jsonl", len(samples), tokens, origins[name])
+        report[name] = DataSet(f"{name}.jsonl", len(samples), origins[name])
         logger.info("%s: %d samples, %s", name, len(samples), origins[name])
     return DatasetsReport(report, _coverage(datasets["calibration"], experts) if experts else None)
 
 
-def _built_in(
-    names: Iterable[str], calibration_samples: int, task_samples: int, experts: ExpertShares | None
-) -> dict[str, list[Sample]]:
+def _built_in(names: Iterable[str], experts: ExpertShares | None) -> dict[str, list[Sample]]:
     splits = split_corpus(read_corpus())
-    classify, summarise = held_out_examples(splits, task_samples)
+    classify, summarise = held_out_examples(splits, _TASK_SAMPLES)
     validation = documents(splits.validation)
 
     def calibration() -> list[Sample]:
         held_out = shingles(*validation, *(example.passage for example in (*classify, *summarise)))
-        return _calibration(splits.train, held_out, calibration_samples, experts)
+        return _calibration(splits.train, held_out, experts)
 
     makers: dict[str, Callable[[], list[Sample]]] = {
         "calibration": calibration,
@@ -156,10 +139,10 @@ def _built_in(
 
 
 def _calibration(
-    sections: Sequence[Section], held_out: Set[Shingle], samples: int, experts: ExpertShares | None
+    sections: Sequence[Section], held_out: Set[Shingle], experts: ExpertShares | None
 ) -> list[Sample]:
     """Pieces of running text and task prompts with their answers, evenly drawn, then exchanged to cover experts."""
-    of_tasks = round(samples * _CALIBRATION_TASK_SHARE)
+    of_tasks = round(_CALIBRATION_SAMPLES * _CALIBRATION_TASK_SHARE)
     texts = [
         piece
         for text in documents(sections)
@@ -170,7 +153,7 @@ def _calibration(
     for made in (classify_examples(sections), summarise_examples(sections)):
         usable = [example for example in made if not repeats(shingles(example.passage), held_out)]
         examples += balanced(usable, of_tasks // 8)
-    drawn = evenly(range(len(texts)), samples - of_tasks)
+    drawn = evenly(range(len(texts)), _CALIBRATION_SAMPLES - of_tasks)
     of_examples = [_as_text(example) for example in examples]
     if experts:
         drawn = experts.covering(texts, drawn, of_examples)
@@ -238,8 +221,3 @@ def _without_instructions(texts: Iterable[str]) -> list[set[Shingle]]:
     counts = Counter(chain.from_iterable(each))
     common = {shingle for shingle, count in counts.items() if 2 * count > len(each) > 1}
     return [own - common for own in each]
-
-
-def _count_tokens(samples: Iterable[Sample], tokenizer: "PreTrainedTokenizerBase") -> int:
-    texts = [text_of(sample) for sample in samples]
-    return sum(len(tokens) for tokens in tokenizer(texts, verbose=False)["input_ids"])

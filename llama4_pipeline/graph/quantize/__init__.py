@@ -27,7 +27,7 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, save_graph
-from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, LayerByLayer
+from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.gptq import Gptq
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.method import Method
@@ -42,7 +42,7 @@ from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.graph.sidecars import copy_sidecars
-from llama4_pipeline.methods import DEFAULT_METHOD
+from llama4_pipeline.methods import DEFAULT_METHOD, MINIMUM_TOKENS, STATISTICS_TOKENS
 
 _logger = logging.getLogger(__name__)
 
@@ -93,7 +93,6 @@ DENSE_PRESETS: Mapping[str, Preset] = MappingProxyType(
     }
 )
 FALLBACK = KQuant()  # for matrices of which calibration says too little
-STATISTICS_TOKENS = 1 << 15  # of the calibration text that second moments are taken from
 
 
 def quantize_graph(

@@ -17,10 +17,11 @@ import onnxruntime
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
-from llama4_pipeline.graph.quantize.calibration import MINIMUM_TOKENS, Calibration, graph_inputs
+from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
+from llama4_pipeline.methods import MINIMUM_TOKENS
 from llama4_pipeline.progress import Progress
 
 _OPERATOR = "GroupQueryAttention"

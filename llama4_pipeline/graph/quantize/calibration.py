@@ -23,7 +23,6 @@ from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
 from llama4_pipeline.progress import Progress
 
 _Flow = dict[str, np.ndarray]  # of one sequence: the values that enter a layer, and the graph's inputs
-MINIMUM_TOKENS = 128  # that must reach a matrix, or a cache
 
 
 @dataclass(frozen=True)

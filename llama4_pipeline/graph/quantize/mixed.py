@@ -15,10 +15,10 @@ from llama4_pipeline.graph.quantize.plan import DeviceName, plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivity, weight_groups
 from llama4_pipeline.graph.quantize.weights import Weight
+from llama4_pipeline.methods import SENSITIVITY_TOKENS
 
 logger = logging.getLogger(__name__)
 
-SENSITIVITY_TOKENS = 1024  # that each group's rounding is judged on
 MOST_EXPERTS = (
     64  # of all layers together, whose own sensitivity is measured: for people, no scheme depends on it
 )
