@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.machine import cpu_features, describe_machine
 
 DEVICE_VARIABLE = "LLAMA4_PIPELINE_DEVICE"
 """Environment variable that names the device, "cpu" or "cuda", where it is not to be what this machine has."""
@@ -25,6 +26,10 @@ _CUDA_BUILDS: Mapping[str, tuple[Callable[[str], bool], str]] = {
 _STACKS = {"bfloat16": ("avx512f", "avx_ne_convert"), "float16": ("avx512_fp16", "avx_ne_convert")}
 
 
+class _NvmlMemory(ctypes.Structure):
+    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
+
+
 @dataclass(frozen=True)
 class Device:
     """Where stages compute, and why there."""
@@ -35,8 +40,6 @@ class Device:
 
     def machine(self) -> dict[str, str]:
         """What a measurement is comparable within: processor and its vectors, cores, memory, system, the GPU in use."""
-        from llama4_pipeline.metrics.machine import describe_machine
-
         machine = describe_machine()
         description = {
             "cpu": machine.cpu,  # of a virtual machine often a family's name alone
@@ -85,8 +88,6 @@ def missing_stacks(dtype: str) -> str | None:
     """Why experts in a type take PyTorch minutes on this processor, and what to do; None where it has a kernel."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return None
-    from llama4_pipeline.metrics.machine import cpu_features
-
     needed = _STACKS.get(dtype, ())
     if not needed or set(needed) & set(cpu_features()):
         return None
@@ -108,12 +109,42 @@ def first_gpu() -> str | None:
     return _ask_of_first_gpu("cuDeviceGetName")
 
 
-def first_gpu_address() -> str | None:
-    """PCI address of the first visible CUDA device, as "0000:3B:00.0"; None if there is none.
+def device_free_bytes() -> int:
+    """Memory of the first visible CUDA device that nobody uses.
 
-    CUDA counts only what `CUDA_VISIBLE_DEVICES` leaves, in an order of its own, so its first device may stand anywhere.
+    Raises:
+        InputError: the NVIDIA driver does not answer.
     """
-    return _ask_of_first_gpu("cuDeviceGetPCIBusId")
+    return int(_device_memory().free)
+
+
+def device_used_bytes() -> int:
+    """What all its users together hold of it; for Raises see `device_free_bytes`."""
+    return int(_device_memory().used)
+
+
+def _device_memory() -> _NvmlMemory:
+    """Memory of CUDA's first device, from NVIDIA's management library: no CUDA context of ours distorts it.
+
+    CUDA counts only what `CUDA_VISIBLE_DEVICES` leaves, in an order of its own, so its first device may stand anywhere:
+    its PCI address, as "0000:3B:00.0", tells which it is.
+    """
+    address = _ask_of_first_gpu("cuDeviceGetPCIBusId")
+    if address is None:
+        raise InputError("CUDA sees no device; check the driver, and CUDA_VISIBLE_DEVICES")
+    try:
+        library = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError as error:
+        raise InputError("libnvidia-ml.so.1 does not load; device memory needs the NVIDIA driver") from error
+    device, memory = ctypes.c_void_p(), _NvmlMemory()
+    failed = (
+        library.nvmlInit_v2()
+        or library.nvmlDeviceGetHandleByPciBusId_v2(address.encode(), ctypes.byref(device))
+        or library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
+    )
+    if failed:
+        raise InputError(f"NVIDIA's management library answers error {failed}; check the driver")
+    return memory
 
 
 def _ask_of_first_gpu(function: str) -> str | None:

@@ -29,12 +29,6 @@ _MOMENTS = 16  # matrices as wide as the widest: the second moments of a layer's
 _STATES = 7  # hidden states of a token, between two layers and within one, behind rounded layers and behind float ones
 _MEASURED = {"pytorch_baseline", "benchmarks"}
 _VALIDATED = {"validated_graph", "simplified_graph", "optimized_graph"}
-_STREAMED = {
-    "exported_graph",
-    "fp16_graph",
-    "int8_graph",
-    "int4_graph",
-}
 
 
 @dataclass(frozen=True)
@@ -127,9 +121,8 @@ def conversion_needs(architecture: Architecture, conversion: Conversion) -> Need
     elif conversion.method == QAT:  # trained beside its float original, then written as a checkpoint
         memory = architecture.parameters() * (_TRAINING_BYTES + _GRAPH_BYTES)
         disk += whole
-    elif (
-        conversion.method in _ORT_METHODS
-    ):  # a copy is loaded whole; the result, experts in float, is written twice
+    elif conversion.method in _ORT_METHODS:
+        # A copy is loaded whole; the result, experts in float, is written twice.
         memory = 3 * whole
         disk = whole + 2 * _graph_bytes(architecture, *_ORT_BITS)
     if conversion.device == "cuda" and conversion.method != QAT:
@@ -175,12 +168,11 @@ def _memory(demand: Demand, stage: str) -> float:
         return whole_validation_bytes(demand.architecture)
     if stage in _MEASURED:
         return _PROCESS_BYTES + _measuring(demand, stage, "cpu")
-    if (
-        stage in _VALIDATED
-    ):  # one layer at least: PyTorch's in float32, then ONNX Runtime's with a packed copy
+    if stage in _VALIDATED:
+        # One layer at least: PyTorch's in float32, then ONNX Runtime's with a packed copy.
         layer = _largest_layer(demand.architecture) * _GRAPH_BYTES
         return min(whole_validation_bytes(demand.architecture), _PROCESS_BYTES + 2 * layer)
-    if stage in _STREAMED:
+    if stage in _GRAPH_BITS:
         return _PROCESS_BYTES + 3 * _largest_piece(demand)
     return _PROCESS_BYTES
 

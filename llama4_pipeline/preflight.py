@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
+from llama4_pipeline.device import device_free_bytes
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.metrics.memory import device_free_bytes
 from llama4_pipeline.needs import Needs
 from llama4_pipeline.units import format_bytes
 

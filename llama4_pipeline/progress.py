@@ -14,6 +14,7 @@ from llama4_pipeline.units import format_seconds
 _LOG_EVERY_SECONDS = 10.0
 _BAR_WIDTH = 30
 _kept: list[TextIO] = []
+_logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -42,11 +43,8 @@ class Progress:
                 progress.advance()
     """
 
-    def __init__(
-        self, task: str, total: int, unit: str = "steps", logger: logging.Logger | None = None
-    ) -> None:
+    def __init__(self, task: str, total: int, unit: str = "steps") -> None:
         self._task, self._total, self._unit = task, total, unit
-        self._logger = logger or logging.getLogger(__name__)
         self._terminal = sys.stderr if sys.stderr.isatty() else next(iter(_kept), None)
         self._done = 0
 
@@ -62,7 +60,7 @@ class Progress:
             self._draw(self._terminal, now, note)
         elif now - self._last >= _LOG_EVERY_SECONDS:
             self._last = now
-            self._logger.info(self._line(now, note))
+            _logger.info(self._line(now, note))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -71,7 +69,7 @@ class Progress:
             self._terminal.write("\n")
             self._terminal.flush()
         elif kind is None:
-            self._logger.info(self._line(time.monotonic(), ""))
+            _logger.info(self._line(time.monotonic(), ""))
 
     def _line(self, now: float, note: str) -> str:
         elapsed = now - self._start

@@ -1,7 +1,7 @@
 """The stages of the pipeline, declared: what each is made from and what decides its bytes.
 
-The assets, the keys of the store, `llama4-pipeline plan` and the docs all read this one table. It is in the
-order of the work: a stage stands behind its inputs.
+The assets, the keys of the store and `llama4-pipeline plan` all read this one table. It is in the order of the
+work: a stage stands behind its inputs.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -336,17 +336,17 @@ _STAGES = (
         "The measurements as one table: Parquet, CSV and Markdown.",
         build="llama4_pipeline.builders.table:build",
         inputs=("benchmarks",),
-        libraries=("pandas", "pyarrow", "tabulate"),
+        libraries=("pandas", "pyarrow"),
         parameters=_present,
         group="report",
         kinds=("pandas", "parquet"),
     ),
     Stage(
         "report",
-        "One self-contained page: the table, the plots, and how the graph got there.",
+        "One self-contained page: the table, the plots, and which of the promises hold.",
         build="llama4_pipeline.builders.report:build",
         inputs=("benchmarks", "benchmark_table", "int4_graph", "quantization_tradeoff"),
-        libraries=("pandas", "matplotlib", "jinja2"),
+        libraries=("matplotlib", "jinja2"),
         parameters=_present,
         reads=_report_reads,
         group="report",

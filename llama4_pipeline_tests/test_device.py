@@ -1,13 +1,34 @@
 """Which device the pipeline computes on."""
 
+import ctypes
 import platform
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
 from llama4_pipeline import device
-from llama4_pipeline.device import DEVICE_VARIABLE, find_device
+from llama4_pipeline.device import DEVICE_VARIABLE, device_free_bytes, find_device
 from llama4_pipeline.errors import InputError
+
+_TWO_GPUS = """
+#include <string.h>
+int cuInit(unsigned flags) { return 0; }
+int cuDeviceGetCount(int *count) { *count = 1; return 0; }
+int cuDeviceGet(int *device, int index) { *device = index; return 0; }
+int cuDeviceGetPCIBusId(char *text, int length, int device) { strncpy(text, "0000:3B:00.0", length); return 0; }
+int nvmlInit_v2(void) { return 0; }
+int nvmlDeviceGetHandleByPciBusId_v2(const char *address, long *handle) {
+  *handle = strcmp(address, "0000:3B:00.0") ? 1 : 2;
+  return 0;
+}
+int nvmlDeviceGetMemoryInfo(long handle, unsigned long long *memory) {
+  memory[0] = 80; memory[1] = handle == 2 ? 70 : 5; memory[2] = memory[0] - memory[1];
+  return 0;
+}
+"""
 
 
 def test_a_machine_without_a_gpu_is_for_the_cpu_unless_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +93,7 @@ def test_experts_by_the_processors_vectors(
     features: tuple[str, ...], quick: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: features)
+    monkeypatch.setattr("llama4_pipeline.device.cpu_features", lambda: features)
     types = ("float32", "bfloat16", "float16")
     assert {dtype for dtype in types if not device.missing_stacks(dtype)} == quick
 
@@ -82,8 +103,17 @@ def test_measurements_of_processors_with_other_vectors_are_not_compared(
 ) -> None:
     cpu, described = device.Device("cpu", "a test"), []
     for features in (("avx2",), ("avx2", "avx512f")):
-        monkeypatch.setattr(
-            "llama4_pipeline.metrics.machine.cpu_features", lambda features=features: features
-        )
+        monkeypatch.setattr("llama4_pipeline.machine.cpu_features", lambda features=features: features)
         described.append(cpu.machine())
     assert described[0] != described[1]
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="builds the drivers of a machine that is not here with cc")
+def test_a_gpu_is_the_one_that_cuda_counts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drivers of a machine with two, of which CUDA_VISIBLE_DEVICES left the second."""
+    library = tmp_path / "drivers.so"
+    command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+    subprocess.run(command, input=_TWO_GPUS, text=True, check=True)
+    drivers = ctypes.CDLL(str(library))
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: drivers)
+    assert device_free_bytes() == 70

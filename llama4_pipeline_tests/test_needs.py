@@ -85,14 +85,14 @@ def test_experts_run_in_float32_where_pytorch_has_no_kernel_for_them(
     vectors: tuple[str, ...], width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: vectors)
+    monkeypatch.setattr("llama4_pipeline.device.cpu_features", lambda: vectors)
     need = CATALOG["mini"].needs("pytorch_baseline")
     in_float16 = need.device_bytes  # on a GPU, whatever the processor
     assert need.memory_bytes == GIB + in_float16 + CATALOG["mini"].architecture.parameters() * (width - 2)
 
 
 def test_trained_weights_are_judged_beside_their_float32_original(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: ("avx2", "avx512f"))
+    monkeypatch.setattr("llama4_pipeline.device.cpu_features", lambda: ("avx2", "avx512f"))
     random = CATALOG["mini"]
     trained = random.model_copy(update={"source": "local:here"})
     parameters = random.architecture.parameters()

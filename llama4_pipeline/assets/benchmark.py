@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from llama4_pipeline.builders.history import Standing, remember
 from llama4_pipeline.builders.measurements import read_measurements
+from llama4_pipeline.orchestration.history import Standing, remember
 from llama4_pipeline.orchestration.materialization import check_spec, declared, image, materialized, run
 from llama4_pipeline.orchestration.resources import ArtifactStore, ComputeDevice
 

@@ -79,8 +79,3 @@ def measured_on(directory: Path) -> datetime.date:
 def _record(directory: Path) -> dict[str, Any]:
     record: dict[str, Any] = json.loads((directory / MEASUREMENTS).read_bytes())
     return record
-
-
-def random_weights(parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """The model's name, if its weights are random, as the table wants it."""
-    return () if parameters["trained"] else (parameters["model"],)

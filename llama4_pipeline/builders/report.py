@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.builders.files import METHODS_COMPARED, SENSITIVITY
-from llama4_pipeline.builders.measurements import measured_on, random_weights, read_measurements
+from llama4_pipeline.builders.measurements import measured_on, read_measurements
 
 if TYPE_CHECKING:
     from llama4_pipeline.report.plots import Picture
@@ -34,11 +34,11 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         measurements,
         command=f"llama4-pipeline run --model {parameters['model']}",
         measured_on=measured_on(inputs["benchmarks"]),
-        random_weights=random_weights(parameters),
+        random_weights=not parameters["trained"],
         pictures=pictures,
     )
     (out / "report.html").write_text(page, encoding="utf-8")
-    rows = table_rows(measurements, random_weights(parameters))
+    rows = table_rows(measurements, random_weights=not parameters["trained"])
     drawn = {plot.name: figure for plot in PLOTS if (figure := plot.draw(rows)) is not None}
     drawn |= {picture.name: picture.figure for picture in pictures}
     for name, figure in drawn.items():

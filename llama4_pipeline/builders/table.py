@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.builders.measurements import random_weights, read_measurements
+from llama4_pipeline.builders.measurements import read_measurements
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -21,5 +21,5 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     from llama4_pipeline.report.table import write_tables
 
     measurements = read_measurements(inputs["benchmarks"])
-    write_tables(measurements, out, random_weights=random_weights(parameters))
+    write_tables(measurements, out, random_weights=not parameters["trained"])
     return {"rows": len(measurements)}

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -62,10 +62,6 @@ _for_device = click.option(
 
 class _Report(Protocol):
     def to_json(self) -> dict[str, Any]: ...
-
-
-Step = Callable[[Path, Path], _Report]
-"""Reads a graph directory, writes the next, reports what it did."""
 
 
 @click.command()
@@ -145,10 +141,10 @@ def export(
     stage = _STAGES[form] if precision == "fp32" else f"{precision}_graph"
     needed = _needs(source, asked)
     require("this export", needed, out)
-    with output_directory(out, needed.disk_bytes) as workspace:
-        reports = _stream(source, workspace.result, asked | {"opset": opset})
+    with output_directory(out, needed.disk_bytes) as result:
+        reports = _stream(source, result, asked | {"opset": opset})
         write_manifest(
-            workspace.result,
+            result,
             stage=stage,
             model=Path(checkpoint).absolute().name,
             parameters=asked,
@@ -267,11 +263,11 @@ def quantize(
     conversion = Conversion(precision, method, calibrated=calibration is not None, device=device or "cpu")
     needed = conversion_needs(architecture, conversion)
     require("this conversion", needed, out)
-    with output_directory(out, needed.disk_bytes) as workspace:
-        convert = _conversion(precision, method, block_size, calibration, checkpoint, device)
-        reports = {"quantize": convert(graph, workspace.result).to_json()}
+    with output_directory(out, needed.disk_bytes) as result:
+        report = _convert(graph, result, precision, method, block_size, calibration, checkpoint, device)
+        reports = {"quantize": report.to_json()}
         write_manifest(
-            workspace.result,
+            result,
             stage=f"{precision}_graph",
             model=graph.absolute().name,
             parameters=asked,
@@ -303,12 +299,11 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
     start = time.monotonic()
     asked, made_from = {"calibration": calibration}, content_digest_of(graph)
     require("this conversion", running_needs(graph_bytes(graph)), out)
-    with output_directory(out) as workspace:
-        reports = {
-            "quantize": convert(graph, workspace.result, read_calibration(calibration, graph)).to_json()
-        }
+    with output_directory(out) as result:
+        report = convert(graph, result, read_calibration(calibration, graph))
+        reports = {"quantize": report.to_json()}
         write_manifest(
-            workspace.result,
+            result,
             stage=next(iter(made_from), "optimized_graph"),
             model=graph.absolute().name,
             parameters=asked,
@@ -361,35 +356,34 @@ def _needs(source: "Checkpoint", asked: Mapping[str, Any]) -> Needs:
     return Needs(whole.memory_bytes, whole.disk_bytes + tables)
 
 
-def _conversion(
+def _convert(
+    graph: Path,
+    out: Path,
     precision: Literal["fp16", "int8", "int4"],
     method: str | None,
     block_size: int | None,
     calibration: str | None,
     checkpoint: str | None,
     device: Literal["cpu", "cuda"] | None,
-) -> Step:
+) -> _Report:
     if precision == "fp16":
         from llama4_pipeline.graph.convert import convert_to_float16
 
-        return convert_to_float16
+        return convert_to_float16(graph, out)
     from llama4_pipeline.graph.by_method import quantize
     from llama4_pipeline.graph.quantize.calibration_text import read_calibration
     from llama4_pipeline.llama4.checkpoint import Checkpoint
 
-    def convert(graph: Path, out: Path) -> _Report:
-        return quantize(
-            graph,
-            out,
-            precision=precision,
-            method=method,
-            block_size=block_size,
-            calibration=read_calibration(calibration, graph) if calibration else None,
-            checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
-            device=device or "cpu",
-        )
-
-    return convert
+    return quantize(
+        graph,
+        out,
+        precision=precision,
+        method=method,
+        block_size=block_size,
+        calibration=read_calibration(calibration, graph) if calibration else None,
+        checkpoint=Checkpoint.open(checkpoint) if checkpoint else None,
+        device=device or "cpu",
+    )
 
 
 def _show_graph(out: Path, asked: Mapping[str, Any], reports: Mapping[str, Any], as_json: bool) -> None:

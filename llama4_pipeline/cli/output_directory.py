@@ -12,23 +12,11 @@ from llama4_pipeline.full_disk import is_out_of_space
 from llama4_pipeline.units import format_bytes
 
 
-class Workspace:
-    """A hidden directory beside `--out`, or in one that is there: `result` becomes `--out`, the rest is scratch."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self.result = self.scratch("result")
-
-    def scratch(self, name: str) -> Path:
-        """Makes an empty directory for one step, on the file system of the result."""
-        directory = self._root / name
-        directory.mkdir()
-        return directory
-
-
 @contextmanager
-def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Workspace]:
-    """Publishes what the block wrote into `workspace.result` as `out`; leaves nothing when the block fails.
+def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Path]:
+    """Gives an empty directory, and publishes what the block wrote into it as `out`; leaves nothing when that fails.
+
+    The directory is a hidden one beside `out`, or in `out` where that is there.
 
     Args:
         out: the directory to make; it may exist if it is empty.
@@ -43,14 +31,15 @@ def output_directory(out: Path, needed_bytes: int | None = None) -> Iterator[Wor
         if needed_bytes is not None and needed_bytes > free:
             raise InputError(_no_space(out, needed_bytes, free))
         try:
-            workspace = Workspace(root)
-            yield workspace
+            result = root / "result"
+            result.mkdir()
+            yield result
         except Exception as error:
             if not is_out_of_space(error):
                 raise
             raise InputError(_no_space(out, needed_bytes, free)) from error
         try:
-            _publish(workspace.result, target)
+            _publish(result, target)
         except OSError as error:  # another wrote there meanwhile
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise

@@ -21,8 +21,8 @@ def shards(checkpoint: str, out: Path, as_json: bool) -> None:
 
     source = Checkpoint.open(checkpoint)
     start = time.monotonic()
-    with output_directory(out, source.weight_bytes) as workspace:
-        write_shards(source, workspace.result)
+    with output_directory(out, source.weight_bytes) as result:
+        write_shards(source, result)
     files = sorted(file.name for file in out.glob("*.safetensors"))
     record = {
         "checkpoint": str(out),

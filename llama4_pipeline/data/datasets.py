@@ -39,7 +39,7 @@ from llama4_pipeline.data.tasks import (
 )
 from llama4_pipeline.errors import InputError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 FEWEST_CALIBRATION_SAMPLES = 1000
 _CALIBRATION_SAMPLES = 1280  # of the built-in text
@@ -114,7 +114,7 @@ def build_datasets(
     for name, samples in datasets.items():
         write_samples(samples, out / f"{name}.jsonl")
         report[name] = DataSet(f"{name}.jsonl", len(samples), origins[name])
-        logger.info("%s: %d samples, %s", name, len(samples), origins[name])
+        _logger.info("%s: %d samples, %s", name, len(samples), origins[name])
     return DatasetsReport(report, _coverage(datasets["calibration"], experts) if experts else None)
 
 
@@ -169,7 +169,7 @@ def _calibration(
 def _coverage(samples: Sequence[Sample], experts: ExpertShares) -> Coverage:
     coverage = experts.coverage([text_of(sample) for sample in samples])
     for layer, expert in coverage.starved:
-        logger.warning(
+        _logger.warning(
             "calibration: expert %d of layer %d is starved, %d tokens reach it; give more text, or other",
             expert, layer, coverage.tokens[layer][expert],
         )  # fmt: skip

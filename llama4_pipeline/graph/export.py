@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from optimum.utils import DummyPastKeyValuesGenerator, DummyTextInputGenerator, NormalizedTextConfig
+from optimum.utils import DummyTextInputGenerator, GemmaDummyPastKeyValuesGenerator, NormalizedTextConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from llama4_pipeline.errors import InputError
@@ -23,7 +23,6 @@ from llama4_pipeline.graph.functions import attach_functions
 from llama4_pipeline.graph.packed_weights import graph_tensor
 from llama4_pipeline.graph.probes import name_probes
 from llama4_pipeline.graph.streamed_tensor import StreamedTensor
-from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.exportable import ExportableLlama4
 from llama4_pipeline.llama4.weights import WeightSource
@@ -130,7 +129,7 @@ def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
     frequencies, scaling = checkpoint.rotary_frequencies()
     with FakeTensorMode(), torch.no_grad():
         model = ExportableLlama4(architecture, torch.empty(frequencies.shape), scaling).eval()
-        inputs = _tracing_inputs(checkpoint.config, architecture)
+        inputs = _tracing_inputs(checkpoint.config)
         program = torch.onnx.export(
             model,
             kwargs=inputs,
@@ -155,20 +154,20 @@ def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
     return program.model
 
 
-def _tracing_inputs(
-    config: Any, architecture: Architecture, batch: int = 2, new: int = 3, past: int = 5
-) -> dict:
-    normalized = NormalizedTextConfig.with_args(allow_new=True)(config)
-    size = {"normalized_config": normalized, "batch_size": batch}
+def _tracing_inputs(config: Any) -> dict[str, Any]:
+    batch, new, past = 2, 3, 5
+    size = {
+        "normalized_config": NormalizedTextConfig.with_args(allow_new=True)(config),
+        "batch_size": batch,
+    }
     text = DummyTextInputGenerator("text-generation", sequence_length=new, **size)
-    caches = DummyPastKeyValuesGenerator("text-generation", sequence_length=past, **size)
-    caches.hidden_size = architecture.head_dim * architecture.num_attention_heads
-    shape = (batch, architecture.num_key_value_heads, past, architecture.head_dim)
+    # Gemma's are those of grouped heads of a width of their own.
+    caches = GemmaDummyPastKeyValuesGenerator("text-generation", sequence_length=past, **size)
     return {
         "input_ids": text.generate("input_ids", framework="pt"),
         "attention_mask": torch.ones(batch, past + new, dtype=torch.int64),
         "position_ids": torch.arange(past, past + new).repeat(batch, 1),
-        "past_key_values": [(torch.zeros(shape), torch.zeros(shape)) for _ in architecture.layers],
+        "past_key_values": caches.generate("past_key_values", framework="pt"),
         "logits_to_keep": torch.zeros((), dtype=torch.int64),
     }
 

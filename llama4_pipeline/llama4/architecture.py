@@ -141,10 +141,10 @@ class Architecture:
         """
         return math.ceil(self.active_parameters() * bits_per_weight / 8)
 
-    def kv_cache_bytes(self, tokens: int, batch: int = 1, bytes_per_element: int = 4) -> int:
+    def kv_cache_bytes(self, tokens: int, bytes_per_element: int = 4) -> int:
         """Bytes of a key and value cache that keeps every token on every layer."""
         per_token = 2 * len(self.layers) * self.num_key_value_heads * self.head_dim
-        return per_token * tokens * batch * bytes_per_element
+        return per_token * tokens * bytes_per_element
 
     def _layer_tensors(self, layer: Layer) -> dict[str, tuple[int, ...]]:
         queries = self.num_attention_heads * self.head_dim

@@ -1,7 +1,6 @@
 """A checkpoint directory: configuration, weights, tokenizer; opened with every check made first."""
 
 import json
-import logging
 import math
 import shutil
 from collections import Counter
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 SYNTHETIC_FILE = "synthetic_weights.json"
 _UNCHUNKED = 2**31 - 1
 _REFUSALS = (TypeError, ValueError, KeyError, AttributeError, ArithmeticError)  # of a value, by transformers
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -201,9 +199,7 @@ class Checkpoint:
         import torch
 
         state = {}
-        with Progress(
-            "load weights", total=len(self.weights.names()), unit="tensors", logger=_logger
-        ) as progress:
+        with Progress("load weights", total=len(self.weights.names()), unit="tensors") as progress:
             for name in self.weights.names():
                 tensor = torch.empty(self.weights.shape(name), dtype=dtype, device=device)
                 first = 0
@@ -253,7 +249,7 @@ def write_shards(checkpoint: Checkpoint, out: Path, shard_bytes: int = 4 << 30) 
     shards = list(_packed(source, shard_bytes))
     checkpoint.copy_sidecars(out)
     weight_map: dict[str, str] = {}
-    with Progress("write shards", total=len(source.names()), unit="tensors", logger=_logger) as progress:
+    with Progress("write shards", total=len(source.names()), unit="tensors") as progress:
 
         def pieces(name: str) -> Iterator[Any]:
             yield from iterate_rows(source, name)

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 
 import torch
 
+_MOMENTUM = 0.95  # share of the last one that the next keeps
 _ITERATIONS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -19,7 +20,6 @@ class Muon(torch.optim.Optimizer):
     Args:
         parameters: The weights.
         lr: Root mean square of an update's elements, times five: the learning rate of AdamW fits as it is.
-        momentum: Share of the last momentum that the next one keeps.
         weight_decay: Decoupled, as in AdamW.
     """
 
@@ -27,10 +27,9 @@ class Muon(torch.optim.Optimizer):
         self,
         parameters: Iterable[torch.nn.Parameter],
         lr: float,
-        momentum: float = 0.95,
         weight_decay: float = 0.0,
     ) -> None:
-        super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -43,21 +42,21 @@ class Muon(torch.optim.Optimizer):
 
     def _step(self, parameters: list[torch.nn.Parameter], group: dict) -> None:
         rows, columns = parameters[0].shape[-2:]
-        directions = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+        directions = [self._direction(parameter) for parameter in parameters]
         updates = orthogonal(torch.cat(directions)) * (0.2 * max(rows, columns) ** 0.5)
         counts = [len(direction) for direction in directions]
         for parameter, update in zip(parameters, updates.split(counts), strict=True):
             parameter.mul_(1 - group["lr"] * group["weight_decay"])
             parameter.sub_(update.view_as(parameter), alpha=group["lr"])
 
-    def _direction(self, parameter: torch.nn.Parameter, share: float) -> torch.Tensor:
+    def _direction(self, parameter: torch.nn.Parameter) -> torch.Tensor:
         """The gradient with Nesterov momentum, [matrices, rows, columns]."""
         assert parameter.grad is not None
         state = self.state[parameter]
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].lerp_(parameter.grad, 1 - share)
-        return parameter.grad.lerp(state["momentum"], share).view(-1, *parameter.shape[-2:])
+        state["momentum"].lerp_(parameter.grad, 1 - _MOMENTUM)
+        return parameter.grad.lerp(state["momentum"], _MOMENTUM).view(-1, *parameter.shape[-2:])
 
 
 def orthogonal(matrices: torch.Tensor) -> torch.Tensor:

@@ -4,7 +4,6 @@ The number of steps is fixed, not the time, so the same seed gives the same byte
 """
 
 import json
-import logging
 import random
 import time
 from collections.abc import Iterator
@@ -25,8 +24,6 @@ from llama4_pipeline.llama4.muon import Muon
 from llama4_pipeline.llama4.reference_quality import ReferenceQuality, measure_quality
 from llama4_pipeline.llama4.sparse_experts import balance_loss, sparse_experts
 from llama4_pipeline.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 _IGNORED = -100
 _THREADS = 2
@@ -232,7 +229,7 @@ def _train(model: Llama4ForCausalLM, batches: _Batches, plan: TrainingPlan) -> f
     optimizers = _optimizers(model, plan)
     text, tasks = batches.text(), batches.tasks()
     losses = []
-    with sparse_experts(model) as router_logits, Progress("train", plan.steps, logger=logger) as progress:
+    with sparse_experts(model) as router_logits, Progress("train", plan.steps) as progress:
         for step in range(plan.steps):
             _set_learning_rate(optimizers, plan, step)
             loss = _text_loss(model, next(text))

@@ -30,6 +30,7 @@ _BITS = {
 _LENGTH_BYTES = 8
 _LFS_POINTER = b"version https://git-lfs"
 _LONGEST_HEADER = 100_000_000
+_LISTED = 3  # names in a message
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,8 @@ def _check_layout(file: Path, tensors: Mapping[str, StoredTensor], data_start: i
         raise InputError(f"{file}: {size - end:,} bytes behind the last tensor belong to none")
 
 
-def listed(names: Iterable[str], limit: int = 3) -> str:
+def listed(names: Iterable[str]) -> str:
     """The first few names and how many there are, for a one-line message."""
     ordered = sorted(names)
-    more = f" and {len(ordered) - limit} more" if len(ordered) > limit else ""
-    return ", ".join(ordered[:limit]) + more
+    more = f" and {len(ordered) - _LISTED} more" if len(ordered) > _LISTED else ""
+    return ", ".join(ordered[:_LISTED]) + more

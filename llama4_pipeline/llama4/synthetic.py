@@ -84,9 +84,8 @@ class SyntheticSource:
         shape = self._shapes[name]
         if name == EMBEDDING and LM_HEAD in self._shapes:
             return 1.0
-        width = shape[
-            1
-        ]  # linear [out, in], experts [expert, in, out], and a tied embedding as output projection
+        # Linear [out, in], experts [expert, in, out], and a tied embedding as output projection.
+        width = shape[1]
         branch = math.sqrt(2 * self._depth) if "down_proj" in name or "o_proj" in name else 1.0
         return 1.0 / math.sqrt(width) / branch
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from llama4_pipeline.device import missing_cuda_build
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.machine import describe_machine
+from llama4_pipeline.metrics.bandwidth import measure_read_bandwidth
 from llama4_pipeline.metrics.latency import measure_decoder
-from llama4_pipeline.metrics.machine import describe_machine, measure_read_bandwidth
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.metrics.memory import MemoryMeter
 from llama4_pipeline.metrics.roofline import (
@@ -79,9 +80,7 @@ def bench(
     )
     load_seconds = time.perf_counter() - start
     if graph:
-        graph_architecture(
-            graph
-        )  # so that a graph without its configuration is told of now, not behind the measurement
+        graph_architecture(graph)  # one without its configuration is told of now, not behind the measurement
     latency = measure_decoder(
         decoder,
         prompt_tokens=prompt_tokens,

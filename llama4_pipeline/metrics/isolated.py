@@ -22,7 +22,7 @@ from pydantic import ValidationError
 
 from llama4_pipeline.errors import CheckFailed
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.preflight import graph_bytes, room
 from llama4_pipeline.runtime.engines import available_cores, find_engine
@@ -31,7 +31,7 @@ from llama4_pipeline.units import format_bytes
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.bench import Facts
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _TAIL_LINES = 15
 _LIBC = ctypes.CDLL(None)
@@ -100,12 +100,12 @@ def measure_isolated(request: BenchRequest) -> Measurement:
         CheckFailed: the process died or printed no measurement; with the end of what it said.
     """
     if missing := find_engine(request.engine).missing(request.device):
-        logger.warning("%s is left out: %s", request.engine, missing)
+        _logger.warning("%s is left out: %s", request.engine, missing)
         return request.unavailable(missing, _facts(request) if request.graph else None)
     if (weights := _weights_in_memory(request)) > (free := room(Path.cwd()).memory_bytes):
         facts = _facts(request)
         short = f"its weights take {format_bytes(weights)}, {format_bytes(free)} of memory are free"
-        logger.warning("%s is left out: %s", facts.title, short)
+        _logger.warning("%s is left out: %s", facts.title, short)
         return request.unavailable(short, facts).model_copy(update={"short_of_memory_bytes": weights})
     what = f"bench of {request.engine} on {request.model}"
     line = last_line(request.command(), what)
@@ -216,4 +216,4 @@ def _weights_in_memory(request: BenchRequest) -> int:
 def _relay(stream: IO[str], said: deque[str]) -> None:
     for line in stream:
         said.append(line.rstrip())
-        logger.info("%s", _TIME_OF_DAY.sub("", line.rstrip()))  # the line gets the time of this process's log
+        _logger.info("%s", _TIME_OF_DAY.sub("", line.rstrip()))  # it gets the time of this process's log

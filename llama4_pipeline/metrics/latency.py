@@ -1,6 +1,5 @@
 """How fast an engine is: time to first token, milliseconds per token, tokens per second by batch."""
 
-import logging
 import statistics
 import time
 from collections.abc import Sequence
@@ -15,8 +14,6 @@ from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.decoder import Decoder
 from llama4_pipeline.runtime.generate import generate
 from llama4_pipeline.runtime.sampling import GREEDY, Sampling
-
-logger = logging.getLogger(__name__)
 
 BENCHMARK_SAMPLING = Sampling(temperature=0.8, top_k=50, top_p=0.95)
 _WARM_UP_TOKENS = 4
@@ -55,7 +52,6 @@ def measure_decoder(
     batch_sizes: Sequence[int] = (1,),
     repeats: int = 3,
     memory: MemoryMeter | None = None,
-    seed: int = 0,
 ) -> Latency:
     """Generates from random prompts and times each token as the caller sees it.
 
@@ -65,7 +61,6 @@ def measure_decoder(
         new_tokens: tokens to generate, at least 2: the first comes from the prefill.
         batch_sizes: for `throughput`; latencies are always measured at batch 1.
         repeats: timed generations of each kind, after one that is discarded.
-        seed: of the prompts.
 
     Raises:
         InputError: too few tokens, or more than the decoder holds.
@@ -79,10 +74,10 @@ def measure_decoder(
             f"{prompt_tokens} + {new_tokens} tokens do not fit the model's context of {decoder.max_context}; "
             "ask for fewer"
         )
-    runs = _Runs(decoder, prompt_tokens, new_tokens, repeats, seed)
+    runs = _Runs(decoder, prompt_tokens, new_tokens, repeats)
     others = sorted({size for size in batch_sizes if size != 1})
     with Progress(
-        f"measure {decoder.engine}", total=(2 + len(others)) * (repeats + 1), unit="runs", logger=logger
+        f"measure {decoder.engine}", total=(2 + len(others)) * (repeats + 1), unit="runs"
     ) as progress:
         greedy = runs.time(1, GREEDY, progress)
         cache_bytes = decoder.cache_bytes()
@@ -122,12 +117,10 @@ def time_generation(
 
 
 class _Runs:
-    def __init__(
-        self, decoder: Decoder, prompt_tokens: int, new_tokens: int, repeats: int, seed: int
-    ) -> None:
+    def __init__(self, decoder: Decoder, prompt_tokens: int, new_tokens: int, repeats: int) -> None:
         self._decoder, self._new_tokens, self._repeats = decoder, new_tokens, repeats
         self._prompt_tokens = prompt_tokens
-        self._random = np.random.default_rng(seed)
+        self._random = np.random.default_rng(0)
 
     def time(self, batch: int, sampling: Sampling, progress: Progress) -> list[list[float]]:
         """Seconds of each step of each repeat; the first step of a run is the prefill."""

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict
 
-from llama4_pipeline.metrics.machine import Machine
+from llama4_pipeline.machine import Machine
 
 
 class Percentiles(BaseModel):

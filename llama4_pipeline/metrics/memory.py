@@ -3,17 +3,16 @@
 Peaks of two engines in one process mix; `isolated.py` gives each its own.
 """
 
-import ctypes
 import logging
 import re
 from pathlib import Path
 
 import psutil
 
-from llama4_pipeline.device import first_gpu_address
+from llama4_pipeline.device import device_used_bytes
 from llama4_pipeline.errors import InputError
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _CLEAR_PEAK = "5"  # proc_pid_clear_refs(5): reset the peak resident set size to the current one
 
@@ -31,14 +30,14 @@ class MemoryMeter:
 
     def __init__(self, device: str = "cpu") -> None:
         self._device = device
-        self._before = _device_used_bytes() if device == "cuda" else 0
+        self._before = device_used_bytes() if device == "cuda" else 0
         if device == "cpu":
             _reset_peak()
 
     def peak_bytes(self) -> int:
         """Most memory held since the meter was made."""
         if self._device == "cuda":
-            return _device_used_bytes() - self._before
+            return device_used_bytes() - self._before
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         return sum(_high_water_mark(process.pid) for process in family)
 
@@ -47,7 +46,7 @@ def _reset_peak() -> None:
     try:
         Path("/proc/self/clear_refs").write_text(_CLEAR_PEAK)
     except OSError as error:
-        logger.warning(
+        _logger.warning(
             "the peak of memory includes what this process did before: clear_refs: %s", error.strerror
         )
 
@@ -62,40 +61,3 @@ def _high_water_mark(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(found[1]) * 1024 if found else 0
-
-
-class _NvmlMemory(ctypes.Structure):
-    _fields_ = (("total", ctypes.c_ulonglong), ("free", ctypes.c_ulonglong), ("used", ctypes.c_ulonglong))
-
-
-def device_free_bytes() -> int:
-    """Memory of the first visible CUDA device that nobody uses.
-
-    Raises:
-        InputError: the NVIDIA driver does not answer.
-    """
-    return int(_device_memory().free)
-
-
-def _device_used_bytes() -> int:
-    return int(_device_memory().used)
-
-
-def _device_memory() -> _NvmlMemory:
-    """Memory of CUDA's first device, from NVIDIA's management library: no CUDA context of ours distorts it."""
-    address = first_gpu_address()
-    if address is None:
-        raise InputError("CUDA sees no device; check the driver, and CUDA_VISIBLE_DEVICES")
-    try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError as error:
-        raise InputError("libnvidia-ml.so.1 does not load; device memory needs the NVIDIA driver") from error
-    device, memory = ctypes.c_void_p(), _NvmlMemory()
-    failed = (
-        library.nvmlInit_v2()
-        or library.nvmlDeviceGetHandleByPciBusId_v2(address.encode(), ctypes.byref(device))
-        or library.nvmlDeviceGetMemoryInfo(device, ctypes.byref(memory))
-    )
-    if failed:
-        raise InputError(f"NVIDIA's management library answers error {failed}; check the driver")
-    return memory

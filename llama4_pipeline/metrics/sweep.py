@@ -54,19 +54,18 @@ class Sweep(BaseModel):
     peak_memory_bytes: int
 
 
-def measure_sweep(decoder: Decoder, plan: Plan, memory: MemoryMeter, seed: int = 0) -> Sweep:
+def measure_sweep(decoder: Decoder, plan: Plan, memory: MemoryMeter) -> Sweep:
     """Generates from random prompts and times each token as the caller sees it, after a generation that is discarded.
 
     Args:
         decoder: the engine; its cache is emptied.
         plan: what to measure.
         memory: a meter made before the engine was opened.
-        seed: of the prompts.
 
     Raises:
         InputError: more tokens than the decoder holds.
     """
-    random = np.random.default_rng(seed)
+    random = np.random.default_rng(0)
 
     def generation(batch: int, prompt_tokens: int, new_tokens: int) -> list[float]:
         prompts = random.integers(0, decoder.vocab_size, (batch, prompt_tokens))

@@ -45,7 +45,6 @@ def classification_accuracy(
     samples: Sequence[ClassifySample],
     *,
     stop_tokens: Sequence[int] = (),
-    batch_size: int = 8,
 ) -> Score:
     """Share of samples whose greedy continuation begins with the right choice (letter case and blanks aside).
 
@@ -58,7 +57,6 @@ def classification_accuracy(
         prompts,
         max_new_tokens=_choice_tokens(tokenizer, samples),
         stop_tokens=stop_tokens,
-        batch_size=batch_size,
     )
     return Score.of(
         [
@@ -75,7 +73,6 @@ def summary_rouge(
     *,
     max_new_tokens: int = _SUMMARY_TOKENS,
     stop_tokens: Sequence[int] = (),
-    batch_size: int = 8,
 ) -> dict[str, Score]:
     """ROUGE-1, ROUGE-2 and ROUGE-L F-measure (0 to 1, stemmed) of greedy summaries, by the scorer's names.
 
@@ -88,7 +85,6 @@ def summary_rouge(
         prompts,
         max_new_tokens=max_new_tokens,
         stop_tokens=stop_tokens,
-        batch_size=batch_size,
     )
     scorer = RougeScorer(_ROUGE, tokenizer=WordsOfAnyScript())
     scores = [

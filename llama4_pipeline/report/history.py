@@ -6,7 +6,7 @@ number of runs append at once without a lock, and `pandas.read_parquet` reads th
 
 import json
 import uuid
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -75,7 +75,7 @@ def append(
     measurements: Sequence[Measurement],
     manifest: Manifest,
     *,
-    random_weights: Collection[str] = (),
+    random_weights: bool = False,
 ) -> str:
     """Adds a measurement to the history; once more changes nothing.
 
@@ -94,9 +94,8 @@ def append(
     if files.exists(f"{base}/{name}"):
         return f"{base}/{name}"
     table = benchmark_table(measurements, random_weights=random_weights).assign(**_circumstances(manifest))
-    texts = table.columns[
-        table.dtypes == "object"
-    ]  # typed, or a column of None would fit no other file's text
+    # Typed, or a column of None would fit no other file's text.
+    texts = table.columns[table.dtypes == "object"]
     table = table.astype(dict.fromkeys(texts, "string")).assign(measured_at=measured_at)
     files.makedirs(base, exist_ok=True)
     scratch = f"{base}/.{uuid.uuid4().hex}"

@@ -1,13 +1,13 @@
 """The report: one HTML page that needs no network, for a phone as for a wide screen, light or dark."""
 
 import datetime
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jinja2
 from markupsafe import Markup
 
-from llama4_pipeline.metrics.machine import Machine
+from llama4_pipeline.machine import Machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline.report.claims import check_claims
 from llama4_pipeline.report.plots import PLOTS, Picture, row_color, to_svg
@@ -28,7 +28,7 @@ def render_page(
     *,
     command: str,
     measured_on: datetime.date,
-    random_weights: Collection[str] = (),
+    random_weights: bool = False,
     pictures: Sequence[Picture] = (),
 ) -> str:
     """Renders the report on one model.
@@ -37,13 +37,13 @@ def render_page(
         measurements: one for each engine, of one model and one machine.
         command: what a person types to make the page again.
         measured_on: the day of the measurements.
-        random_weights: the model's name, if its weights are random.
+        random_weights: as in `benchmark_table`.
         pictures: shown behind those of the table.
 
     Returns:
         HTML without references to anything outside it.
     """
-    rows = table_rows(measurements, random_weights)
+    rows = table_rows(measurements, random_weights=random_weights)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("llama4_pipeline", "report"),
         autoescape=True,
@@ -60,7 +60,7 @@ def render_page(
         tables=tables(rows),
         plots=_plots(rows, pictures),
         claims=check_claims(rows),
-        random_weights=rows[0].random_weights,
+        random_weights=random_weights,
         settings=_settings(measurements[0]),
         machine=_machine(measurements[0].machine),
         command=command,

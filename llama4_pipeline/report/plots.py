@@ -138,38 +138,26 @@ def memory(rows: Sequence[Row]) -> Figure | None:
 
 
 def quality_by_size(rows: Sequence[Row]) -> Figure | None:
-    """What a smaller model costs: KL divergence from PyTorch against the size of the model's file.
-
-    Where no divergence was measured, perplexity with its standard error stands in its place, unless the weights
-    are random.
-    """
-    places = [(place, row, row.measurement) for place, row in enumerate(rows)]
-    divergent = [
-        (row.name, look_of(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE), None)
-        for place, row, each in places
-        if each.model_bytes is not None and each.kl_divergence is not None
+    """What a smaller model costs: KL divergence from PyTorch against the size of the model's file."""
+    points = [
+        (row.name, look_of(place), each.model_bytes, max(each.kl_divergence, _SMALLEST_DIVERGENCE))
+        for place, row in enumerate(rows)
+        if (each := row.measurement).model_bytes is not None and each.kl_divergence is not None
     ]
-    perplexities = [
-        (row.name, look_of(place), each.model_bytes, each.perplexity, each.perplexity_stderr)
-        for place, row, each in places
-        if each.model_bytes is not None and each.perplexity is not None and not row.random_weights
-    ]
-    points = divergent or perplexities
     if not points:
         return None
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH_INCHES, 3.9), layout="constrained")
         axes = figure.add_subplot()
-        for name, (color, shape), size, loss, error in points:
-            axes.errorbar(size, loss, yerr=error, fmt=shape, color=color, markersize=9, label=name)
-        if divergent:
-            axes.set_yscale("log")
-            axes.yaxis.set_major_formatter(_DIVERGENCES)
-            axes.yaxis.set_minor_locator(NullLocator())
-        _byte_axis(axes, 1.08 * max(size for _, _, size, _, _ in points))
+        for name, (color, shape), size, divergence in points:
+            axes.plot(size, divergence, shape, color=color, markersize=9, label=name)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(_DIVERGENCES)
+        axes.yaxis.set_minor_locator(NullLocator())
+        _byte_axis(axes, 1.08 * max(size for _, _, size, _ in points))
         axes.grid()
         axes.set_xlabel("model file")
-        axes.set_ylabel("KL divergence, nats per token" if divergent else "perplexity")
+        axes.set_ylabel("KL divergence, nats per token")
         figure.legend(loc="outside lower center", ncols=2)
     return figure
 

@@ -3,7 +3,7 @@
 The Markdown table and the page show the same columns, which are declared here once.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from llama4_pipeline.metrics.measurement import Measurement
@@ -24,7 +24,7 @@ class Row:
     """A measurement among the others of its table.
 
     Attributes:
-        name: What tells it from the others: the engine, and its precision or model where several share it.
+        name: What tells it from the others: the engine, and its precision where several share it.
         measurement: The figures.
         speedup: Greedy p50 time per token of PyTorch eager over this engine's; None without both.
         random_weights: Whether the model's weights are random, so that its quality means nothing.
@@ -66,16 +66,22 @@ def is_baseline(measurement: Measurement) -> bool:
     return measurement.engine.startswith("PyTorch eager")
 
 
-def table_rows(measurements: Sequence[Measurement], random_weights: Collection[str] = ()) -> list[Row]:
-    """Names the measurements and compares each with PyTorch eager on the same model.
+def table_rows(measurements: Sequence[Measurement], *, random_weights: bool = False) -> list[Row]:
+    """Names the measurements of one model and compares each with PyTorch eager.
 
     Args:
         measurements: one for each row, in the order of the rows.
-        random_weights: names of the models whose weights are random.
+        random_weights: whether the weights of the model are random.
     """
+    engines = [each.engine for each in measurements]
     return [
-        Row(name, each, _speedup(each, measurements), each.model in random_weights)
-        for name, each in zip(_names(measurements), measurements, strict=True)
+        Row(
+            each.engine if engines.count(each.engine) == 1 else f"{each.engine} {each.precision}",
+            each,
+            _speedup(each, measurements),
+            random_weights,
+        )
+        for each in measurements
     ]
 
 
@@ -94,22 +100,8 @@ def tables(rows: Sequence[Row]) -> list[Table]:
     ]
 
 
-def _names(measurements: Sequence[Measurement]) -> list[str]:
-    engines = [each.engine for each in measurements]
-    several_models = len({each.model for each in measurements}) > 1
-    names = []
-    for each in measurements:
-        if several_models:
-            names.append(f"{each.model}: {each.engine}")
-        elif engines.count(each.engine) > 1:
-            names.append(f"{each.engine} {each.precision}")
-        else:
-            names.append(each.engine)
-    return names
-
-
 def _speedup(measurement: Measurement, others: Sequence[Measurement]) -> float | None:
-    baseline = next((each for each in others if is_baseline(each) and each.model == measurement.model), None)
+    baseline = next(filter(is_baseline, others), None)
     if baseline is None or baseline.decode_latency_ms is None or measurement.decode_latency_ms is None:
         return None
     return baseline.decode_latency_ms.p50 / measurement.decode_latency_ms.p50

@@ -1,8 +1,7 @@
 """The benchmark table as files: Parquet and CSV for programs, Markdown for people."""
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,49 +24,35 @@ _TRAINED_FIGURES = (
 _NOTHING = "-"
 
 
-@dataclass(frozen=True)
-class TableFiles:
-    """Where a table was written."""
-
-    parquet: Path
-    csv: Path
-    markdown: Path
-
-
-def write_tables(
-    measurements: Sequence[Measurement], out: Path, *, random_weights: Collection[str] = ()
-) -> TableFiles:
+def write_tables(measurements: Sequence[Measurement], out: Path, *, random_weights: bool = False) -> None:
     """Writes benchmark.parquet, benchmark.csv and benchmark.md.
 
     Args:
         measurements, random_weights: as in `benchmark_table`.
         out: a directory that exists.
     """
-    files = TableFiles(out / "benchmark.parquet", out / "benchmark.csv", out / "benchmark.md")
     table = benchmark_table(measurements, random_weights=random_weights)
-    table.to_parquet(files.parquet, index=False)
-    table.to_csv(files.csv, index=False)
-    files.markdown.write_text(markdown_tables(measurements, random_weights=random_weights), encoding="utf-8")
-    return files
+    table.to_parquet(out / "benchmark.parquet", index=False)
+    table.to_csv(out / "benchmark.csv", index=False)
+    text = markdown_tables(measurements, random_weights=random_weights)
+    (out / "benchmark.md").write_text(text, encoding="utf-8")
 
 
-def benchmark_table(
-    measurements: Sequence[Measurement], *, random_weights: Collection[str] = ()
-) -> pd.DataFrame:
+def benchmark_table(measurements: Sequence[Measurement], *, random_weights: bool = False) -> pd.DataFrame:
     """Builds the table for programs: units in the columns' names, NaN where nothing was measured.
 
     Args:
-        measurements: one for each row, in the order of the rows; several models may stand below each other.
-        random_weights: names of the models whose weights are random. Perplexity, ROUGE and accuracy would mean
-            nothing there: they are left out, and the column `weights` says why.
+        measurements: one for each row, of one model, in the order of the rows.
+        random_weights: whether the weights of the model are random. Perplexity, ROUGE and accuracy would mean nothing
+            then: they are left out, and the column `weights` says why.
     """
     batches = sorted({batch for each in measurements for batch in each.throughput})
-    rows = table_rows(measurements, random_weights)
+    rows = table_rows(measurements, random_weights=random_weights)
     table = pd.DataFrame([_texts(row) | _figures(row, batches) for row in rows])
     return table.astype(dict.fromkeys(_figures(rows[0], batches), "float64"))
 
 
-def markdown_tables(measurements: Sequence[Measurement], *, random_weights: Collection[str] = ()) -> str:
+def markdown_tables(measurements: Sequence[Measurement], *, random_weights: bool = False) -> str:
     """Writes the table for people in narrow parts: speed and memory, latency, throughput, size and quality.
 
     Args:
@@ -76,7 +61,7 @@ def markdown_tables(measurements: Sequence[Measurement], *, random_weights: Coll
     Returns:
         GitHub Markdown that reads well in a terminal; reasons of rows without figures stand at the end.
     """
-    rows = table_rows(measurements, random_weights)
+    rows = table_rows(measurements, random_weights=random_weights)
     parts = [f"{table.title}. {table.note}\n\n{_markdown(rows, table.columns)}" for table in tables(rows)]
     reasons = [f"- {row.name}: {row.measurement.unavailable}" for row in rows if row.measurement.unavailable]
     if reasons:

@@ -13,7 +13,7 @@ from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, extend_mask, position_ids
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _TOKENS_PER_CALL = 512
 _LONGEST_CONTEXT = 4096
@@ -185,4 +185,4 @@ class LlamaCppDecoder:
 def _log(level: int, text: bytes, _data: Any) -> None:
     """llama.cpp's own log, of which only errors pass on."""
     if level == _ERROR_LEVEL:
-        logger.error("%s", text.decode(errors="replace").strip())
+        _logger.error("%s", text.decode(errors="replace").strip())

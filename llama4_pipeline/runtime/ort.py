@@ -19,7 +19,7 @@ from llama4_pipeline.runtime.out_of_memory import is_out_of_memory
 from llama4_pipeline.runtime.runs import cut, need_cutting
 from llama4_pipeline.runtime.step_buffers import StepBuffers
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 # Tokens that the CPU reads at once: a longer prompt goes in parts, no slower, and its activations take less memory.
 _LONGEST_RUN = 256
@@ -99,7 +99,7 @@ class OrtDecoder:
         self._fixed_steps = fixed_steps
         self._steps: FixedSteps | None = None
         self.mask = EMPTY_MASK
-        logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
+        _logger.info("%s: %d nodes on %s", graph, sum(self._providers.values()), device)
 
     def reset(self) -> None:
         self._cache.clear()

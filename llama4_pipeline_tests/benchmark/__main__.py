@@ -14,9 +14,10 @@ from pathlib import Path
 
 from llama4_pipeline.errors import CheckFailed, InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.machine import Machine, describe_machine
+from llama4_pipeline.metrics.bandwidth import measure_read_bandwidth
 from llama4_pipeline.metrics.bench import in_precision
 from llama4_pipeline.metrics.isolated import last_line
-from llama4_pipeline.metrics.machine import Machine, describe_machine, measure_read_bandwidth
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.runtime.engines import available_cores, find_engine
 from llama4_pipeline_tests.benchmark import quality
@@ -131,7 +132,7 @@ class _Bench:
         """Stops after each run."""
         entries = self._model.entries
         turns = [entry for each in range(rounds) for entry in entries if entry.interleaved or not each]
-        with Progress(self._model.title, total=len(turns), unit="runs", logger=_logger) as progress:
+        with Progress(self._model.title, total=len(turns), unit="runs") as progress:
             for entry in turns:
                 if not self._reasons[entry.key]:
                     self._bandwidths.append(measure_read_bandwidth(self._threads, self._device))

@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.metrics.machine import describe_machine, measure_read_bandwidth
+from llama4_pipeline.machine import describe_machine
+from llama4_pipeline.metrics.bandwidth import measure_read_bandwidth
 from llama4_pipeline.metrics.roofline import bytes_by_node, cache_read_bytes, graph_architecture, stored_graph
 from llama4_pipeline.runtime.engines import available_cores
 from llama4_pipeline.runtime.ort import OrtDecoder

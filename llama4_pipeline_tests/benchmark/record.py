@@ -7,7 +7,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from llama4_pipeline.metrics.machine import Machine
+from llama4_pipeline.machine import Machine
 from llama4_pipeline.metrics.sweep import Sweep
 
 

@@ -39,7 +39,7 @@ def test_rows_of_some_engines_alone():
 
 def test_what_pytorch_multiplies_in_a_loop_is_not_measured(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    monkeypatch.setattr("llama4_pipeline.metrics.machine.cpu_features", lambda: ("avx2",))
+    monkeypatch.setattr("llama4_pipeline.device.cpu_features", lambda: ("avx2",))
     [mini] = find_models(("mini",), "cpu", ("pytorch", "onnxruntime"))
     reasons = {entry.key: entry.missing("cpu", mini.has_experts) for entry in mini.entries}
     assert "in bfloat16 without avx512f" in str(reasons.pop("pytorch bfloat16"))

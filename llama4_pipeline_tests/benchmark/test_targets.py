@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.machine import describe_machine
 from llama4_pipeline.metrics.sweep import Sweep
 from llama4_pipeline_tests.benchmark.page import BEGIN, END, write_page, write_readme_table
 from llama4_pipeline_tests.benchmark.record import (

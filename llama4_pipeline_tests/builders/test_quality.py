@@ -8,7 +8,7 @@ from llama4_pipeline.builders.quality import with_quality
 from llama4_pipeline.data.samples import ClassifySample, SummariseSample, TextSample, write_samples
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.machine import describe_machine
 from llama4_pipeline.metrics.measurement import Measurement
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 

@@ -16,9 +16,8 @@ def write_graph(directory: Path, size: int = 100) -> None:
 
 
 def test_result_becomes_the_output(tmp_path: Path) -> None:
-    with output_directory(tmp_path / "out") as workspace:
-        write_graph(workspace.scratch("step"))
-        write_graph(workspace.result)
+    with output_directory(tmp_path / "out") as result:
+        write_graph(result)
         assert not (tmp_path / "out").exists()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -26,8 +25,8 @@ def test_result_becomes_the_output(tmp_path: Path) -> None:
 
 def test_result_has_the_permissions_of_an_ordinary_directory(tmp_path: Path) -> None:
     (tmp_path / "ordinary").mkdir()
-    with output_directory(tmp_path / "out") as workspace:
-        write_graph(workspace.result)
+    with output_directory(tmp_path / "out") as result:
+        write_graph(result)
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
 
 
@@ -36,8 +35,8 @@ def test_empty_directory_is_accepted(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out").chmod(0o2770)
     before = (tmp_path / "out").stat()
-    with output_directory(tmp_path / "out") as workspace:
-        write_graph(workspace.result)
+    with output_directory(tmp_path / "out") as result:
+        write_graph(result)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["model.onnx"]
     after = (tmp_path / "out").stat()
     assert (after.st_ino, after.st_mode) == (before.st_ino, before.st_mode)
@@ -46,23 +45,23 @@ def test_empty_directory_is_accepted(tmp_path: Path) -> None:
 def test_symbolic_link_to_an_empty_directory_is_followed(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "out").symlink_to("real")
-    with output_directory(tmp_path / "out") as workspace:
-        write_graph(workspace.result)
+    with output_directory(tmp_path / "out") as result:
+        write_graph(result)
     assert (tmp_path / "real" / "model.onnx").is_file()
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), SystemExit(143)])
 def test_failure_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), output_directory(tmp_path / "a" / "b" / "out") as workspace:
-        write_graph(workspace.result)
+    with pytest.raises(type(error)), output_directory(tmp_path / "a" / "b" / "out") as result:
+        write_graph(result)
         raise error
     assert list(tmp_path.iterdir()) == []
 
 
 def test_failure_keeps_an_empty_directory_that_was_there(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    with pytest.raises(RuntimeError), output_directory(tmp_path / "out") as workspace:
-        write_graph(workspace.result)
+    with pytest.raises(RuntimeError), output_directory(tmp_path / "out") as result:
+        write_graph(result)
         raise RuntimeError("broken")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert list((tmp_path / "out").iterdir()) == []
@@ -80,16 +79,16 @@ def test_another_that_was_quicker_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with pytest.raises(InputError, match="is not empty"), output_directory(out) as slower:
         with output_directory(out) as quicker:
-            (quicker.result / "quicker").touch()
-        write_graph(slower.result)
+            (quicker / "quicker").touch()
+        write_graph(slower)
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "quicker"]
 
 
 def test_another_that_was_quicker_in_an_empty_directory_is_kept(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(InputError, match="is not empty"), output_directory(out) as workspace:
-        write_graph(workspace.result)
+    with pytest.raises(InputError, match="is not empty"), output_directory(out) as result:
+        write_graph(result)
         write_graph(out, 7)
     assert [(path.name, path.stat().st_size) for path in out.iterdir()] == [("model.onnx", 7)]
 
@@ -106,9 +105,9 @@ def test_an_interrupt_while_an_empty_directory_is_filled_leaves_it_empty(
         return rename(path, target)
 
     out.mkdir()
-    with pytest.raises(KeyboardInterrupt), output_directory(out) as workspace:
-        write_graph(workspace.result)
-        (workspace.result / "manifest.json").touch()
+    with pytest.raises(KeyboardInterrupt), output_directory(out) as result:
+        write_graph(result)
+        (result / "manifest.json").touch()
         monkeypatch.setattr(Path, "rename", interrupted)
     assert len(renamed) > 2
     assert list(out.iterdir()) == []
@@ -150,18 +149,18 @@ def test_full_disk_is_an_input_error_with_figures(tmp_path: Path, write: Callabl
     with small_disk(tmp_path / "disk", kilobytes=1024) as disk:
         with (
             pytest.raises(InputError, match=r"more than 1\.05 MB needed, 1\.05 MB free"),
-            output_directory(disk / "out") as workspace,
+            output_directory(disk / "out") as result,
         ):
-            write(workspace.result / "model.onnx.data")
+            write(result / "model.onnx.data")
         assert list(disk.iterdir()) == []
 
 
 def test_mount_point_is_filled_in_place(tmp_path: Path) -> None:
     with small_disk(tmp_path / "disk", kilobytes=1024) as disk:
-        with pytest.raises(RuntimeError), output_directory(disk) as workspace:
-            write_graph(workspace.result)
+        with pytest.raises(RuntimeError), output_directory(disk) as result:
+            write_graph(result)
             raise RuntimeError("broken")
         assert list(disk.iterdir()) == []
-        with output_directory(disk) as workspace:
-            write_graph(workspace.result)
+        with output_directory(disk) as result:
+            write_graph(result)
         assert [path.name for path in disk.iterdir()] == ["model.onnx"]

@@ -16,7 +16,7 @@ import numpy as np
 
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_shards, write_synthetic_checkpoint
-from llama4_pipeline.metrics.machine import describe_machine
+from llama4_pipeline.machine import describe_machine
 from llama4_pipeline_tests.large.cases import CALIBRATION_FILE, GIB, Case
 from llama4_pipeline_tests.large.figures import Figures, LeftOut
 

@@ -8,8 +8,8 @@ from tabulate import tabulate
 
 from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.graph.quantize import FALLBACK
+from llama4_pipeline.machine import describe_machine
 from llama4_pipeline.methods import METHODS, MINIMUM_TOKENS
-from llama4_pipeline.metrics.machine import describe_machine
 from llama4_pipeline.metrics.tradeoff import MethodResult
 from llama4_pipeline.report.plots import to_png
 from llama4_pipeline.report.tradeoff import draw_tradeoff

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llama4_pipeline.metrics.machine import Machine
+from llama4_pipeline.machine import Machine
 from llama4_pipeline.metrics.measurement import Measurement, Percentiles
 
 _MACHINE = Machine(

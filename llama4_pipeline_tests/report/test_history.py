@@ -57,7 +57,7 @@ def test_pandas_reads_the_directory_whatever_was_measured(
     tmp_path: Path, measurements: list[Measurement]
 ) -> None:
     append(str(tmp_path), measurements, _manifest(_TONIGHT - timedelta(1)))
-    file = append(str(tmp_path), _int4(7.0), _manifest(), random_weights=["tiny"])
+    file = append(str(tmp_path), _int4(7.0), _manifest(), random_weights=True)
     before = Path(file).stat()
     assert append(str(tmp_path), _int4(9.0), _manifest()) == file
     assert Path(file).stat() == before, "once more changes nothing"

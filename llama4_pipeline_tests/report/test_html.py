@@ -66,7 +66,7 @@ def test_a_slow_model_has_its_milliseconds_written_out():
 
 def test_random_weights_are_announced(measurements):
     assert "weights of this model are random" not in _page(measurements)
-    page = _page(measurements, random_weights={"tiny"})
+    page = _page(measurements, random_weights=True)
     assert "weights of this model are random" in page
     assert "21.400" not in page
 

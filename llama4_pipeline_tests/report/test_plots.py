@@ -28,13 +28,6 @@ def test_nothing_measured_gives_no_plot(plot, measurements):
     assert plot.draw(table_rows(measurements[-1:])) is None
 
 
-def test_quality_without_divergence_is_perplexity_unless_weights_are_random(measurements):
-    pytorch = measurements[:1]
-    [axes] = quality_by_size(table_rows(pytorch)).axes
-    assert axes.get_ylabel() == "perplexity"
-    assert quality_by_size(table_rows(pytorch, {"tiny"})) is None
-
-
 def test_a_divergence_of_rounding_errors_stands_at_the_bottom(measurements):
     [axes] = quality_by_size(table_rows(measurements)).axes
     lowest, *_ = sorted(line.get_ydata()[0] for line in axes.lines)

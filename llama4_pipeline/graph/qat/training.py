@@ -1,7 +1,6 @@
 """Trains a model to say under rounding what it says without: distillation, the checkpoint as its own teacher."""
 
 import copy
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -16,8 +15,6 @@ from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.llama4.sparse_experts import sparse_experts
 from llama4_pipeline.progress import Progress
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ def train_quantized(
         sparse_experts(teacher) as routed_before,
         sparse_experts(model) as routed,
         fake_quantized(model, schemes),
-        Progress("train rounded", plan.steps, "steps", logger=_logger) as progress,
+        Progress("train rounded", plan.steps, "steps") as progress,
     ):
         for step in range(plan.steps):
             for group in optimizer.param_groups:

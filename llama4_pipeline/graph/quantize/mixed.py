@@ -17,7 +17,7 @@ from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivit
 from llama4_pipeline.graph.quantize.weights import Weight
 from llama4_pipeline.methods import SENSITIVITY_TOKENS
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 MOST_EXPERTS = (
     64  # of all layers together, whose own sensitivity is measured: for people, no scheme depends on it
@@ -111,7 +111,7 @@ def spend(
         chosen[group] = scheme
         left -= price
     for group, scheme in chosen.items():
-        logger.info("%s: %d bits, blocks of %d", ", ".join(group.weights), scheme.bits, scheme.block_size)
+        _logger.info("%s: %d bits, blocks of %d", ", ".join(group.weights), scheme.bits, scheme.block_size)
     return {name: options[scheme][name] for group, scheme in chosen.items() for name in group.weights}
 
 

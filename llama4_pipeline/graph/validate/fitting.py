@@ -15,7 +15,7 @@ from llama4_pipeline.preflight import room
 from llama4_pipeline.units import format_bytes
 
 _LOGIT_BYTES = 4
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def validate_within_memory(
@@ -61,7 +61,7 @@ def validate_within_memory(
             f"a text is compared with both models in memory, which needs {format_bytes(needed)} and "
             f"{format_bytes(there)} are free: leave the text out, or free memory"
         )
-    logger.info(
+    _logger.info(
         "validation of both models as a whole needs %s of memory, %s are free: one layer of each at a time",
         format_bytes(needed),
         format_bytes(there),

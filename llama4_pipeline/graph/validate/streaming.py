@@ -6,7 +6,6 @@ layer on either side as they would in the whole. What is compared, and how, is t
 the divergence of a graph that is not float32: it is that of the logits, not of every layer.
 """
 
-import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -49,8 +48,6 @@ from llama4_pipeline.llama4.architecture import LM_HEAD, Architecture
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.weights import WeightSource, iterate_rows
 from llama4_pipeline.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 _USES: tuple[UseName, ...] = ("prefill", "decode")
 _RANDOM_TOKENS = 65536
@@ -170,7 +167,7 @@ class _LayeredModel:
         source, layers = self._checkpoint.weights, self._checkpoint.architecture.layers
         values: Values = [[{EMBEDDING: _embedded(source, step)} for step in case.steps] for case in cases]
         entering = EMBEDDING
-        with Progress("PyTorch by layer", len(layers), "layers", logger) as progress:
+        with Progress("PyTorch by layer", len(layers), "layers") as progress:
             for layer in layers:
                 self._run_layer(layer.index, cases, values, entering)
                 entering = f"layers.{layer.index}.output"
@@ -273,7 +270,7 @@ class _LayeredGraph:
         """The values of every probe."""
         values: Values = [[{} for _ in case.steps] for case in cases]
         segments = list(_segments(probes_of(self._architecture)))
-        with Progress("ONNX Runtime by layer", len(segments), "stretches", logger) as progress:
+        with Progress("ONNX Runtime by layer", len(segments), "stretches") as progress:
             for layer, entering, probes in segments:
                 self._run_segment(layer, entering, probes, cases, values)
                 progress.advance()

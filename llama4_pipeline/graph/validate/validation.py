@@ -1,6 +1,5 @@
 """The gate: ONNX Runtime against PyTorch, layer by layer, over lengths, batches and uses."""
 
-import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -41,8 +40,6 @@ from llama4_pipeline.graph.validate.uses import Case, Step, text_cases
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.probabilities import kl_divergence
 from llama4_pipeline.progress import Progress
-
-logger = logging.getLogger(__name__)
 
 _LONGEST_PROMPT = 256
 _KEPT_FAILURES = 100
@@ -140,7 +137,7 @@ def _compare_cases(
 ) -> tuple[Tally, list[Failure]]:
     """Runs all cases; the graph's session, and with it its weights, is gone behind it."""
     validation = _Validation(checkpoint, oracle, graph, tolerance, threads)
-    with Progress("validate graph", total=len(cases), unit="cases", logger=logger) as progress:
+    with Progress("validate graph", total=len(cases), unit="cases") as progress:
         for case in cases:
             validation.add(case)
             progress.advance(1, str(case))

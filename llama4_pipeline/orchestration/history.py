@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.artifacts.location import ARTIFACTS_VARIABLE
 from llama4_pipeline.artifacts.store import naming_a_full_disk
-from llama4_pipeline.builders.measurements import random_weights, read_measurements
+from llama4_pipeline.builders.measurements import read_measurements
 
 if TYPE_CHECKING:
     from llama4_pipeline.report.history import Comparison
@@ -42,7 +42,7 @@ def remember(artifact: Artifact, directory: str) -> Standing:
     manifest = artifact.manifest
     measurements = read_measurements(artifact.directory)
     with naming_a_full_disk("the history", directory, ARTIFACTS_VARIABLE):
-        append(directory, measurements, manifest, random_weights=random_weights(manifest.recipe.parameters))
+        append(directory, measurements, manifest, random_weights=not manifest.recipe.parameters["trained"])
     history = read(directory)
     figure = series(history, artifact.digest)
     standing = Standing(compare(history, artifact.digest), to_png(figure) if figure else None)

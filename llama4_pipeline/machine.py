@@ -1,4 +1,4 @@
-"""The machine that figures come from: processor, memory, its measured bandwidth, library versions, GPU."""
+"""The machine that figures come from: processor, memory, library versions, GPU."""
 
 import functools
 import importlib.metadata
@@ -7,11 +7,8 @@ import os
 import platform
 import shutil
 import subprocess
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import psutil
 from pydantic import BaseModel, ConfigDict
 
@@ -40,8 +37,6 @@ _FEATURES = (
     "i8mm",
     "sve",
 )
-_SWEEP_BYTES = 1 << 29
-_SWEEPS = 4
 
 
 class Machine(BaseModel):
@@ -61,16 +56,12 @@ class Machine(BaseModel):
     read_bandwidth_bytes_per_second: float | None = None
     """Of the device that was measured, at the threads that were used."""
 
-    def identity(self) -> dict[str, object]:
-        """What tells this machine from another: everything but what was measured."""
-        return self.model_dump(exclude={"read_bandwidth_bytes_per_second"})
-
 
 def describe_machine(read_bandwidth: float | None = None) -> Machine:
     """Describes this machine without measuring anything.
 
     Args:
-        read_bandwidth: bytes per second, from `measure_read_bandwidth`.
+        read_bandwidth: bytes per second, from `metrics.bandwidth`.
     """
     return Machine(
         cpu=_cpu_name(),
@@ -99,46 +90,6 @@ def library_versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return versions
-
-
-def measure_read_bandwidth(threads: int, device: str = "cpu") -> float:
-    """Bytes per second of a plain read of memory that is too large for the caches.
-
-    The fastest of a few sweeps: a neighbor on the machine can only slow a sweep down.
-
-    Args:
-        threads: that read at the same time (CPU).
-        device: "cpu" or "cuda".
-    """
-    return _cuda_read_bandwidth() if device == "cuda" else _cpu_read_bandwidth(threads)
-
-
-def _cpu_read_bandwidth(threads: int) -> float:
-    size = min(_SWEEP_BYTES, psutil.virtual_memory().available // 4)
-    parts = np.array_split(np.ones(size // 4, dtype=np.float32), threads)
-    fastest = float("inf")
-    with ThreadPoolExecutor(threads) as pool:
-        for _ in range(_SWEEPS):
-            start = time.perf_counter()
-            list(pool.map(np.max, parts))  # np.max reads with vector instructions and without the GIL
-            fastest = min(fastest, time.perf_counter() - start)
-    return sum(part.nbytes for part in parts) / fastest
-
-
-def _cuda_read_bandwidth() -> float:
-    import torch
-
-    values = torch.ones(_SWEEP_BYTES // 4, dtype=torch.float32, device="cuda")
-    values.max()
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    fastest = float("inf")
-    for _ in range(_SWEEPS):
-        begin.record()
-        values.max()
-        end.record()
-        torch.cuda.synchronize()
-        fastest = min(fastest, begin.elapsed_time(end) / 1000)
-    return values.nbytes / fastest
 
 
 def _cpu_name() -> str:
