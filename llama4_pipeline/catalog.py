@@ -1,6 +1,7 @@
 """The catalog of models: what each is, where its weights come from, how it is measured. Imports no heavy library."""
 
 import difflib
+import json
 import os
 import re
 import tomllib
@@ -259,6 +260,10 @@ class ModelSpec(BaseModel):
             raise ValueError(f"keys of Llama4TextConfig; {key} is none{_nearest(key, known)}")
         if not isinstance(config.get("rope_parameters", {}), dict):
             raise ValueError("rope_parameters to be a table")
+        try:
+            json.dumps(config, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"what JSON can hold, as a config.json: {error}") from error
         return config
 
     @model_validator(mode="after")
@@ -328,12 +333,12 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
 
 def _read_tables(file: Path) -> dict[str, dict[str, Any]]:
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(
             f"{file}: {error.strerror}; ${USER_CATALOG_VARIABLE} names the user's catalog"
         ) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{file}: not TOML: {error}") from error
     models = content.pop("models", {})
     if content or not isinstance(models, dict):
@@ -369,8 +374,8 @@ def _resolve_paths(table: dict[str, Any], file: Path) -> None:
 def _absolute(path: str, file: Path) -> Path:
     try:
         return (file.parent / Path(path).expanduser()).resolve()
-    except RuntimeError as error:
-        raise InputError(f"{file}: {path}: {error}; write the directory out") from error
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"{file}: {path!r}: {error}; write the directory out") from error
 
 
 def _model(name: str, table: dict[str, Any], file: Path) -> ModelSpec:

@@ -102,7 +102,8 @@ def _checkpoint(model: "ModelSpec", device: Device) -> dict[str, Any]:
 def _files_of(directory: Path) -> dict[str, list[int]]:
     """Size and time of modification of each file that is taken: enough to see that a local checkpoint was replaced."""
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; correct the model's source in the catalog")
+        what = "is a file, expected a checkpoint's directory" if directory.exists() else "no such directory"
+        raise InputError(f"{directory}: {what}; correct the model's source in the catalog")
     files = sorted({path for pattern in TAKEN for path in directory.glob(pattern) if path.is_file()})
     return {path.name: _state_of(path)[1] for path in files}
 

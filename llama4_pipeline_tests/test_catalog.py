@@ -222,6 +222,11 @@ def refused(file: Path, message: str) -> None:
             "hidden_size = 'x'",
             "config key hidden_size is 'x', expected a positive integer",
         ),
+        ("num_hidden_layers = 2", "initializer_range = nan", "key config: expected what JSON can hold"),
+        ("num_hidden_layers = 2", "eos_token_id = 1979-05-27", "key config: expected what JSON can hold"),
+        ("num_hidden_layers = 2", "num_hidden_layers = 10000000000", "expected at most 10000"),
+        ("'random'", '"local:a\\u0000b"', "null byte; write the directory out"),
+        ("'Mine'", f"{'[' * 5000}", "not TOML"),
         ("num_hidden_layers = 2", "rope_parameters = 1", "expected rope_parameters to be a table"),
         ("[models.mine.config]\nnum_hidden_layers = 2", "", "expected a config, since source is 'random'"),
         ("[models.mine]", "[models.Mine]", "the model name 'Mine' is a directory's too"),
@@ -240,6 +245,11 @@ def test_a_wrong_table_names_its_key(user_file: Path, old: str, new: str, messag
     assert old in text
     user_file.write_text(text.replace(old, new, 1))
     refused(user_file, message)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_catalog(user_file: Path) -> None:
+    user_file.write_text(TABLE, encoding="utf-8-sig")
+    assert "mine" in load_catalog(user_file)
 
 
 def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:

@@ -84,6 +84,8 @@ def open_artifact(directory: Path) -> Found:
         text = (directory / MANIFEST).read_bytes()
     except FileNotFoundError:
         return Found(damage=f"{MANIFEST} is missing") if directory.exists() else Found()
+    except IsADirectoryError:
+        return Found(damage=f"{MANIFEST} is a directory")
     try:
         return Found(Artifact(directory, Manifest.model_validate_json(text)))
     except ValidationError:

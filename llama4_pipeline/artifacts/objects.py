@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import wraps
 from pathlib import Path
-from typing import Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
 
 from llama4_pipeline.errors import InputError, one_line
 from llama4_pipeline.full_disk import is_out_of_space
@@ -134,9 +135,12 @@ class Objects:
     @_told
     def _connect(self) -> tuple[AbstractFileSystem, str]:
         try:
-            return cast("tuple[AbstractFileSystem, str]", url_to_fs(self.url, use_listings_cache=False))
+            files, base = url_to_fs(self.url, use_listings_cache=False)
         except ImportError as error:
             raise InputError(f"{self.url}: {error}; pip install 'llama4-pipeline[s3]'") from error
+        if isinstance(files, LocalFileSystem):
+            files.auto_mkdir = True
+        return files, base
 
     def _path(self, name: str) -> str:
         return f"{self._base}/{name}"

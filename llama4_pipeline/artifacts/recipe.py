@@ -6,12 +6,18 @@ import json
 import platform
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _NOT_INSTALLED = "not installed"
+
+
+def is_plain_name(place: PurePath) -> bool:
+    """Whether a directory may be that of a model or a stage."""
+    return bool(_NAME.fullmatch(place.name))
 
 
 class Recipe(BaseModel):

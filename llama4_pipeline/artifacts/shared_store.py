@@ -120,6 +120,9 @@ class SharedStore(Store):
                 damaged[f"{self.place}/{shelf}"] = damage
         return damaged
 
+    def _require_root(self) -> None:
+        """That of the objects was seen when it was opened; here a machine may have no copies yet."""
+
     def collect_garbage(self) -> Freed:
         """Removes old artifacts that no `latest.json` names, the files that only they held, and unused copies here.
 

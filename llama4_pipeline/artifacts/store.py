@@ -38,7 +38,7 @@ from llama4_pipeline.artifacts.manifest import (
     write_durably,
 )
 from llama4_pipeline.artifacts.publish import lock_of, publish, scratch_name
-from llama4_pipeline.artifacts.recipe import Recipe
+from llama4_pipeline.artifacts.recipe import Recipe, is_plain_name
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.full_disk import is_out_of_space
 
@@ -175,6 +175,7 @@ class Store:
 
     def verify(self) -> dict[str, str]:
         """Hashes every file of every artifact, reads every pointer; the places of the damaged, with what is wrong."""
+        self._require_root()
         used = (shelf for shelf in self._shelves() if (shelf / _LATEST).exists())
         damaged = self._damaged_pointers({shelf.relative_to(self.root) for shelf in used})
         for directory in self._directories():
@@ -201,6 +202,7 @@ class Store:
 
     def collect_garbage(self) -> Freed:
         """Removes what no `latest.json` names and nobody holds, and what killed builders left."""
+        self._require_root()
         freed = Freed(0, 0)
         for shelf in self._shelves():
             for entry in sorted(shelf.iterdir()):
@@ -290,9 +292,17 @@ class Store:
         latest = self.latest(entry.parent.parent.name, entry.parent.name)
         return latest is not None and self._directory(latest) == entry
 
+    def _require_root(self) -> None:
+        """A name that was typed wrong is no empty store."""
+        if not self.root.is_dir():
+            raise InputError(
+                f"{self.root}: no store is there; {self.place_variable} names the one that is meant"
+            )
+
     def _shelves(self) -> Iterator[Path]:
-        for model in _visible(self.root):
-            yield from filter(Path.is_dir, _visible(model))
+        """MODEL/STAGE; a directory that no recipe names is none of the store's."""
+        for model in filter(is_plain_name, _visible(self.root)):
+            yield from (shelf for shelf in filter(is_plain_name, _visible(model)) if shelf.is_dir())
 
     def _directories(self) -> Iterator[Path]:
         for shelf in self._shelves():

@@ -21,7 +21,7 @@ from llama4_pipeline.needs import judging_needs
 from llama4_pipeline.preflight import graph_bytes, require
 
 _THREADS = click.option(
-    "--threads", type=POSITIVE, metavar="N", help="Threads to compute with.  [default: all cores]"
+    "--threads", type=click.IntRange(1, 1024), metavar="N", help="To compute with.  [default: all cores]"
 )
 _DEVICE = click.option(
     "--device", type=click.Choice(["cpu", "cuda"]), help="[default: cuda where it is, else cpu]"
@@ -71,7 +71,8 @@ def bench(
     from llama4_pipeline.metrics.bench import bench as measure
     from llama4_pipeline.runtime.engines import find_engine
 
-    engine = engine or ("onnxruntime" if graph else "pytorch")
+    if engine is None:
+        engine = "onnxruntime" if graph else "pytorch"
     if dtype and find_engine(engine).runs != "checkpoint":
         raise InputError(f"{engine} runs a model in the types of its file: leave out --dtype")
     measurement = measure(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from llama4_pipeline.artifacts.location import open_store
-from llama4_pipeline.cli.parameters import json_option
+from llama4_pipeline.cli.parameters import Text, json_option
 from llama4_pipeline.cli.result import show
 from llama4_pipeline.errors import InputError
 
@@ -24,7 +24,11 @@ _LOOPBACK = "127.0.0.1"
     "--port", type=click.IntRange(0, 65535), default=3001, show_default=True, help="0 takes a free one."
 )
 @click.option(
-    "--host", default=_LOOPBACK, show_default=True, help="Another address opens it to other machines."
+    "--host",
+    type=Text(),
+    default=_LOOPBACK,
+    show_default=True,
+    help="Another address opens it to other machines.",
 )
 @json_option
 def pages(port: int, host: str, as_json: bool) -> None:

@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from llama4_pipeline.errors import InputError
 
@@ -154,16 +154,35 @@ def _rows(name: str) -> Iterator[tuple[str, Any]]:
         return
     path = Path(name)
     if not path.is_file():
-        raise InputError(f"{name}: no such data file")
-    if path.suffix == ".parquet":
+        raise InputError(f"{name}: {_missing(path)}")
+    form = form_of(path)
+    if form == "parquet":
         yield from _parquet_rows(path)
-        return
-    lines = _lines(path)
-    if path.suffix == ".jsonl":
-        yield from _json_rows(path, lines)
+    elif form == "jsonl":
+        yield from _json_rows(path, _lines(path))
     else:
-        for text in _passages("\n".join(lines)):
+        for text in _passages("\n".join(_lines(path))):
             yield name, {"text": text}
+
+
+def form_of(file: Path) -> Literal["jsonl", "parquet", "text"]:
+    """How a data file holds its samples, by its suffix.
+
+    Raises:
+        InputError: It is named like a JSON document, of which no tokenizer makes a text worth reading.
+    """
+    suffix = file.suffix.lower()
+    if suffix == ".json":
+        raise InputError(f"{file}: a JSON document is no data file: put one record a line into a .jsonl file")
+    if suffix in (".jsonl", ".ndjson"):
+        return "jsonl"
+    return "parquet" if suffix == ".parquet" else "text"
+
+
+def _missing(path: Path) -> str:
+    if path.is_dir():
+        return "a directory: name a file in it"
+    return "a pipe or a device: save what it gives in a file" if path.exists() else "no such data file"
 
 
 def _passages(text: str) -> Iterator[str]:

@@ -280,7 +280,7 @@ def _open_weights(directory: Path, architecture: Architecture) -> WeightSource:
 def _check_synthetic(values: Mapping[str, Any], where: Path) -> None:
     if type(values.get("seed")) is not int or values["seed"] < 0:
         raise InputError(f"{where}: seed is {values.get('seed')!r}, expected an integer from 0")
-    if values.get("dtype") not in DTYPES:
+    if values.get("dtype") not in tuple(DTYPES):
         raise InputError(f"{where}: dtype is {values.get('dtype')!r}, expected one of {', '.join(DTYPES)}")
 
 

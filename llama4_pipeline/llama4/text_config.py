@@ -41,6 +41,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 DTYPES = ("float32", "float16", "bfloat16")
 _LARGEST = sys.float_info.max
+_MOST_LAYERS = 10_000
 
 
 class TextConfig:
@@ -58,6 +59,13 @@ class TextConfig:
         if not _is_int(value) or not 1 <= value < 1 << 63:
             raise _bad(key, value, "a positive integer of 64 bits")
         return value
+
+    def layers(self) -> int:
+        """Number of layers."""
+        count = self.positive("num_hidden_layers")
+        if count > _MOST_LAYERS:
+            raise _bad("num_hidden_layers", count, f"at most {_MOST_LAYERS}")
+        return count
 
     def number(self, key: str) -> float:
         """A finite number that is not negative."""
@@ -127,7 +135,7 @@ class TextConfig:
 
     def rope_layers(self) -> list[bool]:
         """For each layer whether it uses rotary embedding: `no_rope_layers` has 1 where it does."""
-        count = self.positive("num_hidden_layers")
+        count = self.layers()
         given = self._values["no_rope_layers"]
         if not given:  # null and [] both mean the interval
             interval = self.positive("no_rope_layer_interval")
@@ -139,7 +147,7 @@ class TextConfig:
         """For each layer whether it is of the chunked type; by default those that use rotary embedding."""
         if self._values["layer_types"] is None:
             return self.rope_layers()
-        count = self.positive("num_hidden_layers")
+        count = self.layers()
         kinds = ("chunked_attention", "full_attention")
         expected = f"{count} of 'chunked_attention' and 'full_attention'"
         given = self._one_each("layer_types", count, kinds, expected)
@@ -149,7 +157,7 @@ class TextConfig:
 
     def moe_layers(self) -> frozenset[int]:
         """Indices of the MoE layers: `moe_layers`, or the last of every interleave_moe_layer_step."""
-        count = self.positive("num_hidden_layers")
+        count = self.layers()
         given = self._values["moe_layers"]
         if given is None:
             step = self.positive("interleave_moe_layer_step")

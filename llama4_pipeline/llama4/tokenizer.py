@@ -25,9 +25,15 @@ def load_tokenizer(directory: Path) -> "PreTrainedTokenizerBase":
 
     try:
         # Else it reads config.json too, and is stricter there than what reads the model (`text_config.py`).
-        return AutoTokenizer.from_pretrained(directory, config=Llama4TextConfig())
+        tokenizer = AutoTokenizer.from_pretrained(directory, config=Llama4TextConfig())
     except Exception as error:  # tokenizers raises bare Exception for a broken file
         raise InputError(f"{directory}: the tokenizer does not load: {one_line(error)}") from error
+    longest = tokenizer.model_max_length
+    if not isinstance(longest, int | float):
+        raise InputError(
+            f"{directory}/tokenizer_config.json: model_max_length is {longest!r}: expected a number of tokens"
+        )
+    return tokenizer
 
 
 def require_in_vocabulary(ids: Sequence[int], vocab_size: int, place: Path | str) -> None:

@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from llama4_pipeline.data.samples import ClassifySample, Sample, SummariseSample, TextSample, read_samples
+from llama4_pipeline.data.samples import (
+    ClassifySample,
+    Sample,
+    SummariseSample,
+    TextSample,
+    form_of,
+    read_samples,
+)
 from llama4_pipeline.metrics.divergence import measure_divergence
-from llama4_pipeline.metrics.perplexity import measure_perplexity
+from llama4_pipeline.metrics.perplexity import count_targets, measure_perplexity
 from llama4_pipeline.metrics.tasks import classification_accuracy, require_room, summary_rouge
 from llama4_pipeline.runtime.decoder import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_ROWS_OF_SAMPLES = (".jsonl", ".parquet")
 
 
 class QualityResult(BaseModel):
@@ -89,7 +94,7 @@ def evaluate_graph(
     judged.close()
     original.close()
     documents = text_documents(tokenizer, data)
-    if not documents:
+    if not count_targets(documents):
         return quality
     share = ReferenceRouting(checkpoint, documents, judged.max_context).change_share(graph, device)
     return quality.model_copy(update={"expert_change_share": share})
@@ -126,7 +131,7 @@ def evaluate(
     summaries = [each for each in samples if isinstance(each, SummariseSample)]
     classifications = [each for each in samples if isinstance(each, ClassifySample)]
     figures: dict[str, float] = {}
-    if documents:
+    if count_targets(documents) or not (summaries or classifications):
         figures |= _text_figures(decoder, reference, documents, context, stride)
     if summaries:
         figures["summaries"] = len(summaries)
@@ -186,7 +191,7 @@ def _samples(source: str | Path) -> list[Sample]:
     """The samples of a source; plain text is kept whole, so that every token but the first has its context."""
     samples = read_samples(source)
     path = Path(source)
-    if path.is_file() and path.suffix not in _ROWS_OF_SAMPLES:
+    if path.is_file() and form_of(path) == "text":
         return [TextSample(path.read_text(encoding="utf-8-sig"))]
     return samples
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,8 @@ class OrtDecoder:
             )
         self.vocab_size: int = logits.shape[2]
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.max_context = int(metadata.get(MAX_CONTEXT_KEY, UNLIMITED))
-        self._chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
+        self.max_context = _tokens(graph, metadata, MAX_CONTEXT_KEY)
+        self._chunk_size = _tokens(graph, metadata, CHUNK_SIZE_KEY)
         tensors = _cache_tensors(self._session, graph, self.max_context, self._chunk_size)
         self._shared = SharedBuffers(tensors, device) if self._fused else None
         self._cache: KeyValueCache = self._shared or ReboundTensors(tensors, device)
@@ -307,6 +308,14 @@ def _require_any_width(graph: Path) -> None:
             f"{graph}: the shape of its decode steps cannot be fixed for a CUDA graph; export it again in fused form, "
             "with a --max-context below the model's floor_scale, so that no temperature counts slots"
         )
+
+
+def _tokens(graph: Path, metadata: Mapping[str, str], key: str) -> int:
+    """What a graph says of its lengths."""
+    value = metadata.get(key, str(UNLIMITED))
+    if not value.isdecimal() or not 1 <= int(value) <= UNLIMITED:
+        raise InputError(f"{graph}: {key} is {value!r}, expected a number of tokens; export it again")
+    return int(value)
 
 
 def _cache_tensors(session: Any, graph: Path, max_context: int, chunk_size: int) -> list[CacheTensor]:

@@ -342,6 +342,12 @@ def test_two_that_make_the_same_at_once_leave_one_whole_artifact(
     )
 
 
+def test_a_directory_below_a_url_is_made(tmp_path: Path) -> None:
+    objects = Objects(f"file://{tmp_path}/new/place")
+    objects.write("a/b", b"content")
+    assert Objects(f"file://{tmp_path}/new/place").read("a/b") == b"content"
+
+
 def test_a_place_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nosuch://bucket cannot be used for artifacts"):
         SharedStore("nosuch://bucket", tmp_path)

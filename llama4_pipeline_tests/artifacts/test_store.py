@@ -149,6 +149,11 @@ def _garble_the_manifest(artifact: Artifact) -> None:
     (artifact.directory / "manifest.json").write_text("{")
 
 
+def _put_a_directory_for_the_manifest(artifact: Artifact) -> None:
+    _lose_the_manifest(artifact)
+    (artifact.directory / "manifest.json").mkdir()
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -158,6 +163,7 @@ def _garble_the_manifest(artifact: Artifact) -> None:
         (_lose_a_file, "model.onnx is missing"),
         (_lose_the_manifest, "manifest.json is missing"),
         (_garble_the_manifest, "manifest.json cannot be read"),
+        (_put_a_directory_for_the_manifest, "manifest.json is a directory"),
     ],
 )
 def test_damage_is_seen_named_and_repaired(store: Store, harm: Any, says: str) -> None:
@@ -298,12 +304,19 @@ def test_garbage_is_what_is_not_latest(store: Store) -> None:
 def test_what_others_keep_in_the_place_of_the_artifacts_is_left_alone(store: Store) -> None:
     made(store, recipe())
     theirs = [store.root / name for name in ("photos/2024/sea.jpg", "my photos/at the sea/all/1.jpg")]
+    theirs += [store.root / "my photos/at the sea" / name for name in ("latest.json", f"{'0' * 16}/1.jpg")]
     for file in theirs:
-        file.parent.mkdir(parents=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("irreplaceable")
     assert store.verify() == {} and len(list(store.artifacts())) == 1
     assert store.collect_garbage() == Freed(0, 0)
     assert all(file.read_text() == "irreplaceable" for file in theirs)
+
+
+def test_where_no_store_is_nothing_is_sound(tmp_path: Path) -> None:
+    for look in (Store(tmp_path / "mistyped").verify, Store(tmp_path / "mistyped").collect_garbage):
+        with pytest.raises(InputError, match=r"mistyped: no store is there; LLAMA4_PIPELINE_ARTIFACTS names"):
+            look()
 
 
 def test_names_cannot_leave_the_store(store: Store) -> None:

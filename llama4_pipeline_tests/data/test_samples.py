@@ -1,6 +1,7 @@
 """Data files: read back as written, and a bad row named by file and line."""
 
 import json
+import os
 import sys
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -148,6 +149,25 @@ def test_a_long_paragraph_is_cut_behind_sentences_and_else_between_words(tmp_pat
 def test_a_source_that_is_not_there(source: str, message: str):
     with pytest.raises(InputError, match=message):
         read_samples(source)
+
+
+def test_what_is_no_file_is_named_as_what_it_is(tmp_path: Path):
+    os.mkfifo(tmp_path / "pipe")
+    for name, message in (
+        ("pipe", "a pipe or a device: save what it gives"),
+        ("", "a directory: name a file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read_samples(tmp_path / name)
+
+
+def test_a_suffix_says_what_a_file_holds_in_any_case(tmp_path: Path):
+    for name in ("own.JSONL", "own.ndjson"):
+        (tmp_path / name).write_text(_GOOD)
+        assert read_samples(tmp_path / name) == [TextSample("fine")]
+    (tmp_path / "own.json").write_text(_GOOD)
+    with pytest.raises(InputError, match=r"put one record a line into a \.jsonl file"):
+        read_samples(tmp_path / "own.json")
 
 
 def test_an_empty_file(tmp_path: Path):

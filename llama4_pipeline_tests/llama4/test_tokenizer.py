@@ -47,3 +47,11 @@ def test_a_configuration_of_llama_4_as_published_is_no_fault_of_the_tokenizer(
     tokenizer = load_tokenizer(tmp_path)
     assert type(tokenizer) is type(expected)
     assert tokenizer("the of and")["input_ids"] == expected("the of and")["input_ids"]
+
+
+def test_a_longest_text_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    write_word_tokenizer(tmp_path, 100)
+    file = tmp_path / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": "131072"}))
+    with pytest.raises(InputError, match="model_max_length is '131072': expected a number of tokens"):
+        load_tokenizer(tmp_path)

@@ -57,6 +57,17 @@ def test_a_plain_text_file_is_one_document(decoder, tokenizer, tmp_path):
     assert quality.tokens == len(tokenizer(text)["input_ids"]) - 1
 
 
+def test_a_text_of_one_token_costs_no_other_figure(decoder, tokenizer, tmp_path):
+    one = TextSample("w60")
+    assert len(tokenizer(one.text)["input_ids"]) == 1
+    write_samples([one, *_TASKS], tmp_path / "data.jsonl")
+    quality = evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
+    assert (quality.tokens, quality.summaries, quality.classifications) == (None, 2, 1)
+    write_samples([one], tmp_path / "data.jsonl")
+    with pytest.raises(InputError, match="a text of at least two tokens"):
+        evaluate(decoder, tokenizer, tmp_path / "data.jsonl")
+
+
 def test_a_task_without_room_is_refused_before_anything_runs(decoder, tokenizer, tmp_path, monkeypatch):
     write_samples([*map(TextSample, _TEXTS), SummariseSample("w60 " * 90, "w61")], tmp_path / "data.jsonl")
     monkeypatch.setattr(decoder, "forward", lambda *_: pytest.fail("it ran"))

@@ -231,6 +231,17 @@ def test_chunks_of_unknown_size_are_refused(fused_graph, tmp_path):
         OrtDecoder(tmp_path, threads=1)
 
 
+@pytest.mark.parametrize("key", ["llama4.max_context", "llama4.chunk_size"])
+@pytest.mark.parametrize("value", ["", "1.5", "-1", "0", "9" * 30])
+def test_a_length_that_is_none_is_refused(fused_graph, tmp_path, key, value):
+    shutil.copytree(fused_graph, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    onnx.helper.set_model_props(model, {each.key: each.value for each in model.metadata_props} | {key: value})
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=rf"{key} is '{value}', expected a number of tokens"):
+        OrtDecoder(tmp_path, threads=1)
+
+
 def test_a_directory_without_graph_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.onnx does not exist"):
         OrtDecoder(tmp_path)
