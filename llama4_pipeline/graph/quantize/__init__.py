@@ -5,7 +5,7 @@ on every call, a hundred times slower than level 4, which rounds activations to 
 percent of the output's range; 8-bit QMoE rounds activations at every level; zero points cost 4-bit MatMulNBits nothing
 on AVX-512 and a third more time on AVX2; QMoE takes float16 scales beside float32 activations, MatMulNBits does not.
 The pack of an 8-bit block has a sum in any case, so that zero points cost its kernel nothing (docs/performance.md). So
-level 4 is the default, and codes are symmetric but for 8-bit MatMulNBits, to which zero points are worth half a block.
+level 4 is set, and codes are symmetric but for 8-bit MatMulNBits, to which zero points are worth half a block.
 
 Bits go where they show. A rounded embedding is in every layer's input: in 4 bits it costs a random model of a billion
 weights more divergence than all its products. Routed experts are four fifths of that model's weights and a twentieth
@@ -103,7 +103,6 @@ def quantize_graph(
     method: str | None = None,
     block_size: int | None = None,
     calibration: Calibration | None = None,
-    accuracy_level: int = 4,
     device: DeviceName = "cpu",
 ) -> QuantizeReport:
     """Writes the quantised form of a fused graph directory.
@@ -117,8 +116,6 @@ def quantize_graph(
         method: a name of `METHODS`; None takes `DEFAULT_METHOD`.
         block_size: inputs that share a scale, in all weights alike, tables too; None takes the preset's.
         calibration: token sequences, for the methods that look at the inputs of the weights.
-        accuracy_level: of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 (fast), 0 keeps them in
-            float (exact; 8-bit MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
         device: whose kernels are to run the graph: those of CUDA take blocks of 128 at most, and float16 activations,
             to which the graph is still to be converted.
 
@@ -147,7 +144,6 @@ def quantize_graph(
         block_size=block_size,
         schemes=schemes,
         observed=observed,
-        accuracy_level=accuracy_level,
         device=device,
     )
     save_graph(model, out, share_weights=False)
@@ -168,7 +164,6 @@ def quantize_model(
     block_size: int | None = None,
     schemes: Mapping[str, Scheme] | None = None,
     observed: LayerByLayer | None = None,
-    accuracy_level: int = 4,
     device: DeviceName = "cpu",
 ) -> Callable[[], QuantizeReport]:
     """Rewrites a fused graph in place; codes, scales and zero points are made when it is written.
@@ -180,7 +175,6 @@ def quantize_model(
         block_size: as `quantize_graph`.
         schemes: by weight name, fitted by `plan_schemes`; None gives all weights that of the precision.
         observed: gives the statistics for methods that need calibration.
-        accuracy_level: as `quantize_graph`.
         device: as `quantize_graph`.
 
     Returns:
@@ -200,14 +194,13 @@ def quantize_model(
     choice = _Choice(chosen, observed)
     streamed = [StreamedWeight(weight, schemes[weight.name], choice.of(weight)) for weight in weights]
     inputs = {stream.weight.name: _register(model.graph, stream) for stream in streamed}
-    rewrite_graph(model.graph, weights, inputs, accuracy_level)
+    rewrite_graph(model.graph, weights, inputs)
     bytes_after = initializer_bytes(model.graph)
 
     def report() -> QuantizeReport:
         return QuantizeReport(
             precision=precision,
             method=chosen.name,
-            accuracy_level=accuracy_level,
             tensors=tuple(
                 _tensor_report(
                     stream,

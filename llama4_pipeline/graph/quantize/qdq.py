@@ -91,7 +91,6 @@ def quantize_with_ort(
     return QuantizeReport(
         precision="int8",
         method=method,
-        accuracy_level=4,
         tensors=tuple(report for report in tensors if report),
         stayed_float=stayed | left,
         bytes_before=initializer_bytes(model.graph),

@@ -43,7 +43,6 @@ class QuantizeReport:
     Attributes:
         precision: "int8" or "int4".
         method: as asked for.
-        accuracy_level: of the operators: 4 = activations rounded to int8 by block, 0 = float activations.
         tensors: the quantised weights, in the order of the graph.
         stayed_float: initializers left in float, with the reason.
         bytes_before: of all initializers before.
@@ -56,7 +55,6 @@ class QuantizeReport:
 
     precision: str
     method: str
-    accuracy_level: int
     tensors: tuple[TensorReport, ...]
     stayed_float: dict[str, str]
     bytes_before: int

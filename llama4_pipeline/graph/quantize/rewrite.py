@@ -8,6 +8,9 @@ from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.weights import Weight, transposed
 
 DOMAIN = "com.microsoft"
+# Of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 by block (fast), 0 keeps them in float (exact; 8-bit
+# MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
+_ACCURACY_LEVEL = 4
 
 
 @dataclass(frozen=True)
@@ -20,16 +23,13 @@ class QuantisedInputs:
     scheme: Scheme
 
 
-def rewrite_graph(
-    graph: ir.Graph, weights: list[Weight], quantised: dict[str, QuantisedInputs], accuracy_level: int
-) -> None:
+def rewrite_graph(graph: ir.Graph, weights: list[Weight], quantised: dict[str, QuantisedInputs]) -> None:
     """Replaces every user of the weights by its quantised operator and drops the float initializers.
 
     Args:
         graph: changed in place.
         weights: all of them.
         quantised: their replacements by weight name, already initializers of the graph.
-        accuracy_level: attribute of MatMulNBits and QMoE.
     """
     graph.opset_imports[DOMAIN] = 1
     by_name = {weight.name: weight for weight in weights}
@@ -38,7 +38,7 @@ def rewrite_graph(
         for node in weight.users:
             if node not in done:
                 done.add(node)
-                _replace(graph, node, _counterpart(node, by_name, quantised, accuracy_level))
+                _replace(graph, node, _counterpart(node, by_name, quantised))
     for weight in weights:
         for node in [node for node in weight.value.consumers() if node.op_type == "Transpose"]:
             graph.remove(node, safe=True)
@@ -46,20 +46,20 @@ def rewrite_graph(
 
 
 def _counterpart(
-    node: ir.Node, weights: dict[str, Weight], quantised: dict[str, QuantisedInputs], accuracy_level: int
+    node: ir.Node, weights: dict[str, Weight], quantised: dict[str, QuantisedInputs]
 ) -> list[ir.Node]:
     if node.op_type == "MatMul":
         value = transposed(node.inputs[1]) or node.inputs[1]
         weight = weights[_name(value)]
-        return [_matmul_nbits(node, weight, quantised[weight.name], accuracy_level)]
+        return [_matmul_nbits(node, weight, quantised[weight.name])]
     if node.op_type == "Gather":
         weight = weights[_name(node.inputs[0])]
         return _gather_block_quantized(node, weight, quantised[weight.name])
     up, down = (quantised[_name(node.inputs[index])] for index in (2, 4))
-    return [_qmoe(node, up, down, accuracy_level)]
+    return [_qmoe(node, up, down)]
 
 
-def _matmul_nbits(node: ir.Node, weight: Weight, inputs: QuantisedInputs, accuracy_level: int) -> ir.Node:
+def _matmul_nbits(node: ir.Node, weight: Weight, inputs: QuantisedInputs) -> ir.Node:
     operands = [node.inputs[0], inputs.codes, inputs.scales]
     if inputs.zero_points is not None:
         operands.append(inputs.zero_points)
@@ -68,7 +68,7 @@ def _matmul_nbits(node: ir.Node, weight: Weight, inputs: QuantisedInputs, accura
         "N": weight.rows,
         "bits": inputs.scheme.bits,
         "block_size": inputs.scheme.block_size,
-        "accuracy_level": accuracy_level,
+        "accuracy_level": _ACCURACY_LEVEL,
     }
     return ir.node("MatMulNBits", operands, attributes, domain=DOMAIN, name=node.name)
 
@@ -95,7 +95,7 @@ def _gather_block_quantized(node: ir.Node, weight: Weight, inputs: QuantisedInpu
     return [table, ir.node("GatherBlockQuantized", operands, attributes, domain=DOMAIN, name=node.name)]
 
 
-def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs, accuracy_level: int) -> ir.Node:
+def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs) -> ir.Node:
     up_scales, down_scales = _own(node, up.scales), _own(node, down.scales)
     operands: list[ir.Value | None] = [*node.inputs[:2], up.codes, up_scales, None, down.codes, down_scales]
     if up.zero_points is not None:
@@ -104,7 +104,7 @@ def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs, accuracy_le
     attributes |= {
         "expert_weight_bits": up.scheme.bits,
         "block_size": up.scheme.block_size,
-        "accuracy_level": accuracy_level,
+        "accuracy_level": _ACCURACY_LEVEL,
         "weights_prepacked": 0,
     }
     return ir.node("QMoE", operands, attributes, domain=DOMAIN, name=node.name)
