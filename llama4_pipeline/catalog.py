@@ -32,8 +32,8 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import HUB_ID, read_text_config
 from llama4_pipeline.llama4.text_config import DEFAULTS, DTYPES
-from llama4_pipeline.methods import DEFAULT_METHOD, METHODS
-from llama4_pipeline.needs import MIXED, Conversion, Demand, Needs, needs
+from llama4_pipeline.methods import DEFAULT_METHOD, METHODS, MIXED
+from llama4_pipeline.needs import Conversion, Demand, Needs, needs
 
 USER_CATALOG_VARIABLE = "LLAMA4_PIPELINE_CATALOG"
 CATALOG_FILE = Path(__file__).with_suffix(".toml")

@@ -7,7 +7,7 @@ from typing import Literal
 
 from llama4_pipeline.errors import InputError
 
-QAT, QDQ_DYNAMIC, QDQ_STATIC = "qat", "qdq-dynamic", "qdq-static"
+MIXED, QAT, QDQ_DYNAMIC, QDQ_STATIC = "mixed", "qat", "qdq-dynamic", "qdq-static"
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ METHODS: Mapping[str, Terms] = MappingProxyType(
         "gptq": Terms(
             "inputs make up for each other's errors and for layers before, by the calibration tokens of each expert"
         ),
-        "mixed": Terms(
+        MIXED: Terms(
             "gptq, bits and blocks by measured sensitivity, within the size of the other methods",
             precisions=("int4",),
             block_size=False,
@@ -97,6 +97,8 @@ def choose_method(
     Raises:
         InputError: says what to give or to leave out.
     """
+    if precision not in DEFAULT_METHOD:
+        raise InputError(f"unknown precision {precision!r}: choose one of {', '.join(DEFAULT_METHOD)}")
     method = method or DEFAULT_METHOD[precision]
     terms = METHODS.get(method)
     if terms is None:
@@ -116,5 +118,5 @@ def choose_method(
     if checkpoint is not None and not terms.checkpoint:
         raise InputError(f"method {method} has no use for the PyTorch original: leave out --checkpoint")
     if block_size is not None and not terms.block_size:
-        raise InputError(f"method {method} chooses bits and blocks itself: leave the block size out")
+        raise InputError(f"method {method} has no use for a block size: leave out --block-size")
     return method

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 from llama4_pipeline.device import pytorch_dtype
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.methods import QAT, QDQ_DYNAMIC, QDQ_STATIC, SENSITIVITY_TOKENS, STATISTICS_TOKENS
+from llama4_pipeline.methods import (
+    MIXED,
+    QAT,
+    QDQ_DYNAMIC,
+    QDQ_STATIC,
+    SENSITIVITY_TOKENS,
+    STATISTICS_TOKENS,
+)
 
 _DTYPE_BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 _GRAPH_BYTES = 4  # the exported graph computes in float32
@@ -21,7 +28,6 @@ _PROCESS_BYTES = 1 << 30  # a Python process with torch and ONNX Runtime
 _ROWS_BYTES = 32 << 20  # a piece of a matrix that is no expert
 _BLOCK_BYTES = 64 << 20  # a piece of a float32 graph
 _TRAINING_BYTES = 16  # of one weight: itself, its gradient, two moments, float32 each
-MIXED = "mixed"
 _ORT_METHODS = (QDQ_DYNAMIC, QDQ_STATIC)
 _ORT_BITS = (32, 8.5, 8.5)
 _LAYERS = "model.layers."

@@ -18,10 +18,11 @@ from llama4_pipeline.graph.convert import convert_model
 from llama4_pipeline.graph.export import export_model
 from llama4_pipeline.graph.external_data import check_graph, save_graph
 from llama4_pipeline.graph.fuse import fuse_model
-from llama4_pipeline.graph.quantize import METHODS, quantize_model
+from llama4_pipeline.graph.quantize import quantize_model
 from llama4_pipeline.graph.quantize.plan import DeviceName, require_widths
 from llama4_pipeline.graph.simplify import simplify_model
 from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.methods import METHODS, choose_method
 
 Precision = Literal["fp32", "fp16", "int8", "int4"]
 Form = Literal["portable", "fused"]
@@ -62,11 +63,12 @@ def export_in_one_stream(
     """
     if form == "portable" and precision != "fp32":
         raise InputError(f"a portable graph has no {precision}: ask for the fused form")
-    if method is not None and method in METHODS and METHODS[method].needs_calibration:
+    if method is not None and method in METHODS and METHODS[method].needs_text:
         raise InputError(
             f"method {method} looks at activations: export in fp32, then `quantize --method {method}`"
         )
     if precision in ("int8", "int4"):
+        method = choose_method(method, precision, calibration=None, device=device)
         require_widths(checkpoint.architecture, device)
     start = time.monotonic()
     _logger.info("export")
@@ -97,6 +99,7 @@ def _convert(
         return None
     if precision == "fp16":
         return convert_model(model).to_json
+    assert method is not None
     report = quantize_model(model, precision=precision, method=method, device=device)
     if device == "cpu":
         return lambda: report().to_json()

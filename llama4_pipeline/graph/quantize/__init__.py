@@ -42,7 +42,8 @@ from llama4_pipeline.graph.quantize.statistics import Statistics
 from llama4_pipeline.graph.quantize.stream import Choice, StreamedWeight
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.graph.sidecars import copy_sidecars
-from llama4_pipeline.methods import DEFAULT_METHOD, MINIMUM_TOKENS, STATISTICS_TOKENS
+from llama4_pipeline.methods import METHODS as TERMS
+from llama4_pipeline.methods import MINIMUM_TOKENS, MIXED, STATISTICS_TOKENS, choose_method
 
 _logger = logging.getLogger(__name__)
 
@@ -113,34 +114,30 @@ def quantize_graph(
         graph: directory of a fused graph, float32 or float16.
         out: directory to write: model, data, and the configuration and tokenizer files of `graph`.
         precision: "int8" or "int4".
-        method: a name of `METHODS`; None takes `DEFAULT_METHOD`.
+        method: a name of `METHODS`; None takes the precision's default.
         block_size: inputs that share a scale, in all weights alike, tables too; None takes the preset's.
         calibration: token sequences, for the methods that look at the inputs of the weights.
         device: whose kernels are to run the graph: those of CUDA take blocks of 128 at most, and float16 activations,
             to which the graph is still to be converted.
 
     Raises:
-        InputError: not a fused graph's directory, an unknown precision or method, a method without the calibration
-            that it needs, or a weight that cannot be quantised.
+        InputError: as `choose_method`, not a fused graph's directory, or a weight that cannot be quantised.
     """
+    chosen = choose_method(method, precision, calibration=calibration, block_size=block_size, device=device)
     model = load_fused_graph(graph)
     observed, schemes = None, None
     sensitivity: dict[Group, float] = {}
     if calibration is not None:
         observed = LayerByLayer(graph, model.graph, out, calibration.limited(STATISTICS_TOKENS))
-        if method == Mixed.name:
+        if chosen == MIXED:
             weights = preset_weights(model.graph, precision)[0]
-            if precision != "int4" or block_size is not None:
-                raise InputError(
-                    "method mixed chooses bits and blocks itself: ask for int4 and leave the block size out"
-                )
             schemes, sensitivity = mix_schemes(
                 graph, weights, preset_schemes(weights, precision, device=device), calibration, device
             )
     report = quantize_model(
         model,
         precision=precision,
-        method=method,
+        method=chosen,
         block_size=block_size,
         schemes=schemes,
         observed=observed,
@@ -160,7 +157,7 @@ def quantize_model(
     model: ir.Model,
     *,
     precision: Precision,
-    method: str | None = None,
+    method: str,
     block_size: int | None = None,
     schemes: Mapping[str, Scheme] | None = None,
     observed: LayerByLayer | None = None,
@@ -171,22 +168,20 @@ def quantize_model(
     Args:
         model: as `quantize_graph` loads it, or with weights that are streamed from a checkpoint.
         precision: as `quantize_graph`.
-        method: as `quantize_graph`.
+        method: a name of `METHODS` that `choose_method` let pass.
         block_size: as `quantize_graph`.
         schemes: by weight name, fitted by `plan_schemes`; None gives all weights that of the precision.
-        observed: gives the statistics for methods that need calibration.
+        observed: gives the statistics for methods that need text.
         device: as `quantize_graph`.
 
     Returns:
         Makes the report; to be called once the graph was written, which is when errors of the weights are known.
 
     Raises:
-        InputError: as `quantize_graph`.
+        InputError: a method of another kind, or a weight that cannot be quantised.
     """
     started = time.monotonic()
-    chosen = _named(METHODS, method or DEFAULT_METHOD.get(precision, ""), "method")
-    if chosen.needs_calibration and observed is None:
-        raise InputError(f"method {chosen.name} looks at the inputs of the weights: give calibration text")
+    chosen = _named(METHODS, method, "method")
     weights, stayed_float = preset_weights(model.graph, precision, block_size)
     bytes_before = initializer_bytes(model.graph)
     if schemes is None:
@@ -264,7 +259,7 @@ class _Choice:
             tokens = statistics.tokens if statistics else 0
             if not is_table:
                 self.tokens.setdefault(weight.name, []).append(tokens)
-            if not self._method.needs_calibration or tokens >= MINIMUM_TOKENS:
+            if not TERMS[self._method.name].needs_text or tokens >= MINIMUM_TOKENS:
                 return self._method, statistics
             seen = "a table that is looked up" if is_table else f"{tokens} tokens"
             if not is_table:

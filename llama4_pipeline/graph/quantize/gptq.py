@@ -22,7 +22,6 @@ class Gptq:
     """Second-order rounding; needs statistics."""
 
     name = "gptq"
-    needs_calibration = True
     piece_weights = 1 << 20
 
     def quantize(self, weight: np.ndarray, scheme: Scheme, statistics: Statistics | None = None) -> Quantised:

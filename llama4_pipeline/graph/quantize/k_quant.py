@@ -22,7 +22,6 @@ class KQuant:
     """Squared-error search by block; weighted by the mean square of each input where calibration gives it."""
 
     name = "k_quant"
-    needs_calibration = False
     piece_weights = 1 << 16
 
     def quantize(self, weight: np.ndarray, scheme: Scheme, statistics: Statistics | None = None) -> Quantised:

@@ -12,13 +12,11 @@ class Method(Protocol):
     """Chooses the codes, scales and zero points of a matrix.
 
     Attributes:
-        name: as given to `--method`.
-        needs_calibration: whether it asks for statistics of the inputs.
+        name: as given to `--method`; `methods.METHODS` says what it needs.
         piece_weights: how many weights it handles best at once; rows are independent.
     """
 
     name: str
-    needs_calibration: bool
     piece_weights: int
 
     def quantize(self, weight: np.ndarray, scheme: Scheme, statistics: Statistics | None = None) -> Quantised:

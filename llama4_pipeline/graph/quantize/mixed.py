@@ -15,7 +15,7 @@ from llama4_pipeline.graph.quantize.plan import DeviceName, plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivity, weight_groups
 from llama4_pipeline.graph.quantize.weights import Weight
-from llama4_pipeline.methods import SENSITIVITY_TOKENS
+from llama4_pipeline.methods import MIXED, SENSITIVITY_TOKENS
 
 _logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ _LEFT_BY_GPTQ = (
 class Mixed(Gptq):
     """Codes as `gptq` chooses them, schemes as `mix_schemes` does."""
 
-    name = "mixed"
+    name = MIXED
 
 
 def mix_schemes(

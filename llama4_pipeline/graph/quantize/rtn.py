@@ -11,7 +11,6 @@ class RoundToNearest:
     """The plain method, and the yardstick of the others."""
 
     name = "rtn"
-    needs_calibration = False
     piece_weights = 1 << 18
 
     def quantize(self, weight: np.ndarray, scheme: Scheme, statistics: Statistics | None = None) -> Quantised:

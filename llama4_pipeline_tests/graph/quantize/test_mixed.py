@@ -83,10 +83,14 @@ def test_mixed_graph_is_no_larger_than_plain(
 
 
 def test_mixed_is_for_int4(fused_graph: Path, calibration: Calibration, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="method mixed chooses bits and blocks itself"):
+    with pytest.raises(InputError, match="method mixed makes int4, not int8"):
         quantize_graph(fused_graph, tmp_path, precision="int8", method="mixed", calibration=calibration)
-    with pytest.raises(InputError, match="give calibration text"):
+    with pytest.raises(InputError, match="give text with --calibration"):
         quantize_graph(fused_graph, tmp_path, precision="int4", method="mixed")
+    with pytest.raises(InputError, match="method mixed has no use for a block size"):
+        quantize_graph(
+            fused_graph, tmp_path, precision="int4", method="mixed", block_size=32, calibration=calibration
+        )
 
 
 def _groups(graph: Path) -> list[Group]:
