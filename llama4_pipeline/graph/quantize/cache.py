@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import MODEL_FILE, load_graph, save_graph
+from llama4_pipeline.graph.external_data import load_graph, save_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, graph_inputs
+from llama4_pipeline.graph.session import open_session
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.checkpoint_directory import read_text_config
@@ -104,11 +104,7 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
 
 def _largest_by_channel(graph: Path, model: ir.Model, calibration: Calibration) -> dict[str, np.ndarray]:
     """Largest magnitude that each channel can hold, float32 [K D], by the name of the present tensor."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        str(graph / MODEL_FILE), options, providers=["CPUExecutionProvider"]
-    )
+    session = open_session(model, graph)
     names = [output.name for output in session.get_outputs() if output.name.startswith("present.")]
     layers = Architecture.from_config(read_text_config(graph)).layers
     rotated = {f"present.{layer.index}.key" for layer in layers if layer.uses_rope}

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from llama4_pipeline.graph.quantize.weights import Weight
+from llama4_pipeline.graph.session import cut_out, open_session
 
 _LAYER = re.compile(r"\blayers\.\d+\.")
 
@@ -58,25 +59,13 @@ def open_segment(
         outputs: names.
         directory: where the files of its external weights lie; those that lie elsewhere are read into the session.
     """
-    names = [value.name for value in graph.inputs if value.name is not None]
-    part = ir.convenience.extract(graph, [*names, *entering], list(outputs))
-    for value in list(part.inputs):
-        if not value.uses():
-            part.inputs.remove(value)
-        elif value.name is not None and value.name in entering:
-            value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(entering[value.name])), None
+    part = cut_out(graph, entering, outputs)
     for value in part.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) != directory:
             array = np.fromfile(tensor.path, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
             value.const_value = ir.tensor(array.reshape(tensor.shape.numpy()), name=tensor.name)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
-    model = ir.serde.serialize_model(ir.Model(part, ir_version=10))
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(ir.Model(part, ir_version=10), directory)
 
 
 def _flowing_values(graph: ir.Graph, weights: list[Weight]) -> list[ir.Value]:

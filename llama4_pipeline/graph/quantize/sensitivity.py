@@ -14,6 +14,7 @@ from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.plan import plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
+from llama4_pipeline.graph.session import open_session
 from llama4_pipeline.progress import Progress
 
 
@@ -88,13 +89,7 @@ def _open(directory: Path, model: ir.Model, names: Sequence[str]) -> onnxruntime
     for name in dict.fromkeys(names):
         if name not in known:
             model.graph.inputs.append(model.graph.initializers[name])
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(directory))
-    proto = ir.serde.serialize_model(model)
-    return onnxruntime.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return open_session(model, directory)
 
 
 def _rounded(weight: Weight, scheme: Scheme, only: int | None) -> np.ndarray:

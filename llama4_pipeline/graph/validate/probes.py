@@ -11,6 +11,7 @@ import onnxruntime
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.convert import QUANTIZED_OPERATORS
 from llama4_pipeline.graph.external_data import load_graph, skeleton
+from llama4_pipeline.graph.session import open_session
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.metadata import CHUNK_SIZE_KEY, FORM_KEY, MAX_CONTEXT_KEY
@@ -223,19 +224,6 @@ def run_step(
 def _missing_values(model: onnx.ModelProto, names: list[str]) -> list[str]:
     known = {output for node in model.graph.node for output in node.output}
     return [name for name in names if name not in known]
-
-
-def open_session(model: onnx.ModelProto, graph: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Opens a model whose weights lie in the files of a graph directory."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    options.add_session_config_entry(
-        "session.model_external_initializers_file_folder_path", str(graph.resolve())
-    )
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _in_graph_order(step: Step) -> np.ndarray:

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from llama4_pipeline.graph.convert import is_float16
 from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.session import cut_out, open_session
 from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance, divergence_of_last
 from llama4_pipeline.graph.validate.localise import locate
 from llama4_pipeline.graph.validate.oracle import Hooks
@@ -32,7 +33,6 @@ from llama4_pipeline.graph.validate.probes import (
     StepValues,
     empty_cache,
     graph_facts,
-    open_session,
     present,
     probes_of,
     read_graph,
@@ -310,17 +310,10 @@ class _LayeredGraph:
                 found.update(new)
 
     def _open(self, entering: tuple[str, ...], outputs: list[str]) -> onnxruntime.InferenceSession:
-        graph = self._model.graph
-        names = [value.name for value in graph.inputs if value.name is not None]
-        part = ir.convenience.extract(graph, [*names, *entering], outputs)
-        for value in list(part.inputs):
-            if not value.uses():
-                part.inputs.remove(value)
-            elif value.name in entering:
-                value.type, value.shape = ir.TensorType(ir.DataType.from_numpy(self._dtype)), None
+        part = cut_out(self._model.graph, dict.fromkeys(entering, self._dtype), outputs)
         functions = list(self._model.functions.values())
         model = ir.Model(part, ir_version=self._model.ir_version, functions=functions)
-        return open_session(ir.serde.serialize_model(model), self._graph, self._threads)
+        return open_session(model, self._graph, self._threads)
 
 
 def _segments(probes: tuple[Probe, ...]) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]]]:
