@@ -15,7 +15,7 @@ import onnx_ir as ir
 import torch
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, save_graph
+from llama4_pipeline.graph.external_data import initializer_bytes, load_fused_graph, read_elements, save_graph
 from llama4_pipeline.graph.sidecars import copy_sidecars
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, StreamedTensor
 from llama4_pipeline.llama4.weights import require_float16_range
@@ -178,11 +178,9 @@ def _half_tensor(tensor: ir.TensorProtocol) -> StreamedTensor:
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[np.ndarray]:
-    if isinstance(tensor, ir.ExternalTensor):  # onnx_ir maps no file with several hard links
-        dtype, offset = tensor.dtype.numpy(), tensor.offset or 0
+    if isinstance(tensor, ir.ExternalTensor):
         for start in range(0, tensor.size, _BLOCK_WEIGHTS):
-            count = min(_BLOCK_WEIGHTS, tensor.size - start)
-            yield np.fromfile(tensor.path, dtype, count, offset=offset + start * dtype.itemsize)
+            yield read_elements(tensor, start, min(_BLOCK_WEIGHTS, tensor.size - start))
     else:
         yield tensor.numpy()
 

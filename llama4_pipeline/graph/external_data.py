@@ -84,6 +84,16 @@ def require_weights(directory: Path, model: ir.Model) -> None:
             )
 
 
+def read_elements(tensor: ir.ExternalTensor, start: int, count: int) -> np.ndarray:
+    """A run of a tensor's elements, flat.
+
+    Read, not mapped: onnx_ir maps no file with several hard links, which is how stages share weights, and a mapped
+    file's pages would count as ours.
+    """
+    dtype = tensor.dtype.numpy()
+    return np.fromfile(tensor.path, dtype, count, offset=(tensor.offset or 0) + start * dtype.itemsize)
+
+
 def initializer_bytes(graph: ir.Graph) -> int:
     """What the weights and constants of a graph take, on disk or still to be written."""
     tensors = [value.const_value for value in graph.initializers.values() if value.const_value is not None]

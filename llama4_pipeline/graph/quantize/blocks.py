@@ -1,8 +1,7 @@
 """Reads the rows of a weight block by block; what is resident does not grow with the weight.
 
 A block is read into memory of its own (or, where rows are columns of the file, mapped for itself), so that a file's
-pages do not count as ours once a block is done. onnx_ir's own mapping refuses files with several hard links, which is
-how stages share weights.
+pages do not count as ours once a block is done.
 """
 
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
+from llama4_pipeline.graph.external_data import read_elements
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor, TransposedTensor
 
 _BLOCK_WEIGHTS = 1 << 24
@@ -61,9 +61,7 @@ def _stored_rows(tensor: ir.TensorProtocol, rows: int, inputs: int, first: int =
     for start in range(first, first + rows, step):
         count = min(step, first + rows - start)
         if isinstance(tensor, ir.ExternalTensor):
-            dtype = tensor.dtype.numpy()
-            offset = (tensor.offset or 0) + start * inputs * dtype.itemsize
-            yield np.fromfile(tensor.path, dtype, count * inputs, offset=offset).reshape(count, inputs)
+            yield read_elements(tensor, start * inputs, count * inputs).reshape(count, inputs)
         else:
             yield tensor.numpy().reshape(-1, inputs)[start : start + count]
 

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
+from llama4_pipeline.graph.external_data import read_elements
 from llama4_pipeline.graph.quantize.weights import Weight
 from llama4_pipeline.graph.session import cut_out, open_session
 
@@ -63,7 +64,7 @@ def open_segment(
     for value in part.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and Path(tensor.base_dir) != directory:
-            array = np.fromfile(tensor.path, tensor.dtype.numpy(), tensor.size, offset=tensor.offset or 0)
+            array = read_elements(tensor, 0, tensor.size)
             value.const_value = ir.tensor(array.reshape(tensor.shape.numpy()), name=tensor.name)
     return open_session(ir.Model(part, ir_version=10), directory)
 
