@@ -15,7 +15,10 @@ from llama4_pipeline.graph.quantize.plan import plan_schemes
 from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
 from llama4_pipeline.graph.session import open_session
+from llama4_pipeline.probabilities import kl_divergence, log_softmax
 from llama4_pipeline.progress import Progress
+
+_ROWS = 16  # tokens whose probabilities are in memory at a time, in float64
 
 
 @dataclass(frozen=True)
@@ -69,13 +72,13 @@ def measure_sensitivity(
     session = _open(graph, model, [name for group in groups for name in group.weights])
     sequences = calibration.cut_for(model).sequences
     flows = [graph_inputs(model.graph, sequence) for sequence in sequences]
-    reference = [_log_probabilities(session, flow) for flow in flows]
+    reference = [_logits(session, flow) for flow in flows]
     found = {}
     with Progress("sensitivity", len(groups), "weights") as progress:
         for group in groups:
             rounded = {name: _rounded(weights[name], schemes[name], group.expert) for name in group.weights}
             moved = (
-                _divergence(expected, _log_probabilities(session, flow | rounded))
+                _divergence(expected, _logits(session, flow | rounded))
                 for expected, flow in zip(reference, flows, strict=True)
             )
             found[group] = float(np.concatenate(list(moved)).mean())
@@ -111,14 +114,14 @@ def _rounded(weight: Weight, scheme: Scheme, only: int | None) -> np.ndarray:
     return np.ascontiguousarray(rows.T) if weight.layout is Layout.INPUTS_FIRST else rows
 
 
-def _log_probabilities(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
+def _logits(session: onnxruntime.InferenceSession, inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Float32 [tokens, vocab]."""
-    logits = np.asarray(session.run(["logits"], inputs)[0], np.float32)
-    logits = logits.reshape(-1, logits.shape[-1])
-    logits -= logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    logits = np.asarray(session.run(["logits"], inputs)[0])
+    return logits.reshape(-1, logits.shape[-1])
 
 
 def _divergence(expected: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """Nats of each token, not below 0, where rounding may have it."""
-    return (np.exp(expected) * (expected - actual)).sum(axis=1).clip(min=0)
+    """Nats of each token, not below 0, where rounding may have it; from logits [tokens, vocab]."""
+    starts = range(0, len(expected), _ROWS)
+    pairs = ((each[start : start + _ROWS] for each in (expected, actual)) for start in starts)
+    return np.concatenate([kl_divergence(*map(log_softmax, pair)) for pair in pairs]).clip(min=0)
