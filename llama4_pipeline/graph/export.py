@@ -29,7 +29,7 @@ from llama4_pipeline.llama4.weights import WeightSource
 from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
 
 OLDEST_OPSET = 18
-NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
+_NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
 _MOST_TOKENS = 2**31 - 1  # GroupQueryAttention counts in 32 bits
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
@@ -113,8 +113,8 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
     config = checkpoint.config
     if opset < OLDEST_OPSET:
         raise InputError(f"opset {opset} is too old: Llama 4 needs opset {OLDEST_OPSET} or higher")
-    if opset > NEWEST_OPSET:
-        raise InputError(f"opset {opset} is too new: the exporter knows opsets to {NEWEST_OPSET}")
+    if opset > _NEWEST_OPSET:
+        raise InputError(f"opset {opset} is too new: the exporter knows opsets to {_NEWEST_OPSET}")
     if not 1 <= max_context <= _MOST_TOKENS:
         raise InputError(f"max context {max_context}: give 1 to {_MOST_TOKENS} tokens")
     rope = (config.rope_parameters or {}).get("rope_type", "default")

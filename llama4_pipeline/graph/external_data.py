@@ -17,7 +17,7 @@ from llama4_pipeline.metadata import FORM_KEY
 from llama4_pipeline.progress import Progress
 
 MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
+_DATA_FILE = "model.onnx.data"
 _INLINE_BYTES = 1024  # smaller constants stay in model.onnx, where graph tools see their values
 _PAGE = 4096  # ONNX Runtime maps tensors that begin at a page (onnx/docs/ExternalData.md)
 _WORD = 64  # alignment of tensors smaller than a page
@@ -113,7 +113,7 @@ def skeleton(model: ir.Model) -> onnx.ModelProto:
         if isinstance(value.const_value, ir.ExternalTensor | StreamedTensor)
     ]
     names = {value.name for value in (*external, *graph.inputs)}  # an input with a default is no constant
-    with _replaced({value: _external(value, 0, DATA_FILE, Path()) for value in external}):
+    with _replaced({value: _external(value, 0, _DATA_FILE, Path()) for value in external}):
         proto = ir.serde.serialize_model(model)
     kept = [tensor for tensor in proto.graph.initializer if tensor.name not in names]
     del proto.graph.initializer[:]
@@ -169,7 +169,7 @@ def save_graph(model: ir.Model, out: Path, *, share_weights: bool, with_weights:
 
 
 def _free_name(taken: set[str]) -> str:
-    names = (DATA_FILE, *(f"{DATA_FILE}.{n}" for n in range(1, len(taken) + 1)))
+    names = (_DATA_FILE, *(f"{_DATA_FILE}.{n}" for n in range(1, len(taken) + 1)))
     return next(name for name in names if name not in taken)
 
 

@@ -9,8 +9,8 @@ from onnxscript import opset18 as op
 from onnxscript import script, values
 
 DOMAIN = "llama4"
-VERSION = 1
-_llama4 = values.Opset(DOMAIN, VERSION)
+_VERSION = 1
+_llama4 = values.Opset(DOMAIN, _VERSION)
 
 
 @script(_llama4, default_opset=op)
@@ -292,5 +292,5 @@ def attach_functions(model: ir.Model) -> tuple[str, ...]:
         pending |= {node.op_type for node in called[name] if node.domain == DOMAIN} - called.keys()
     names = sorted(called)  # the order of a set differs from process to process
     model.functions.update({called[name].identifier(): called[name] for name in names})
-    model.opset_imports[DOMAIN] = VERSION
+    model.opset_imports[DOMAIN] = _VERSION
     return tuple(names)

@@ -25,7 +25,7 @@ from llama4_pipeline.metadata import CHUNK_SIZE_KEY
 
 _HEAD_MULTIPLE = 8
 _RUN = 4096  # positions of a table that are in memory at a time
-OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention", "PlainAttention")
+_OPERATORS = ("NormalizedRotaryAttention", "RotaryAttention", "TemperedAttention", "PlainAttention")
 
 
 def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
@@ -35,7 +35,7 @@ def fuse_attention(rewriter: Rewriter, rows: Rows, max_context: int) -> int:
     first; the temperature is left out when they never leave its first step. Tokens enter the graph with the real ones
     of each row first (`rows.py`).
     """
-    calls = rewriter.calls(*OPERATORS)
+    calls = rewriter.calls(*_OPERATORS)
     for call in calls:
         _fuse(rewriter, rows, call, max_context)
     _drop(rewriter, "CausalBias", "ChunkedCausalBias", "RotaryAngles", "AttentionTemperature")
@@ -58,7 +58,7 @@ class _Call:
 
     @classmethod
     def of(cls, node: ir.Node) -> Self:
-        """Reads a call of one of `OPERATORS`.
+        """Reads a call of one of `_OPERATORS`.
 
         Raises:
             InputError: a head size that the kernel refuses.

@@ -12,8 +12,8 @@ from onnx_ir import tape
 
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 
-OPERATORS = ("MixtureOfExperts",)
-MOE_ATTRIBUTES: dict[str, int | float | str] = {
+_OPERATORS = ("MixtureOfExperts",)
+_MOE_ATTRIBUTES: dict[str, int | float | str] = {
     "k": 1,
     "normalize_routing_weights": 1,
     "activation_type": "swiglu",
@@ -25,7 +25,7 @@ MOE_ATTRIBUTES: dict[str, int | float | str] = {
 
 def fuse_experts(rewriter: Rewriter) -> int:
     """Replaces every MixtureOfExperts call; returns how many."""
-    calls = rewriter.calls(*OPERATORS)
+    calls = rewriter.calls(*_OPERATORS)
     for call in calls:
         nodes = tape.Tape()
         rewriter.replace(call, nodes, [_sum_of_chosen(rewriter, nodes, call)])
@@ -63,7 +63,7 @@ def _choice(rewriter: Rewriter, nodes: tape.Tape, call: ir.Node, chosen: ir.Valu
 
 def _moe(nodes: tape.Tape, call: ir.Node, scaled: ir.Value, logits: ir.Value) -> ir.Value:
     gate_up, down = call.inputs[2:]
-    return nodes.op("MoE", [scaled, logits, gate_up, None, down], MOE_ATTRIBUTES, domain=MICROSOFT)
+    return nodes.op("MoE", [scaled, logits, gate_up, None, down], _MOE_ATTRIBUTES, domain=MICROSOFT)
 
 
 def _experts(call: ir.Node) -> int:

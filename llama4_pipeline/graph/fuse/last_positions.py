@@ -5,13 +5,13 @@ from onnx_ir import tape
 from llama4_pipeline.graph.fuse.rewriter import Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 
-OPERATORS = ("LastPositions",)
+_OPERATORS = ("LastPositions",)
 _END = 9223372036854775807
 
 
 def fuse_last_positions(rewriter: Rewriter, rows: Rows) -> int:
     """Replaces the LastPositions call; returns how many."""
-    calls = rewriter.calls(*OPERATORS)
+    calls = rewriter.calls(*_OPERATORS)
     for call in calls:
         hidden, keep = call.inputs
         nodes, ints = tape.Tape(), rewriter.ints

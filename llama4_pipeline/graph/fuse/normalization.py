@@ -8,12 +8,12 @@ from onnx_ir import tape
 
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 
-OPERATORS = ("RMSNormalization", "SkipRMSNormalization")
+_OPERATORS = ("RMSNormalization", "SkipRMSNormalization")
 
 
 def fuse_normalization(rewriter: Rewriter) -> int:
     """Replaces every norm call; a residual addition goes into the operator that follows it. Returns how many."""
-    calls = rewriter.calls(*OPERATORS)
+    calls = rewriter.calls(*_OPERATORS)
     for call in calls:
         nodes = tape.Tape()
         epsilon = call.attributes["epsilon"].as_float()

@@ -4,12 +4,12 @@ from onnx_ir import tape
 
 from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
 
-OPERATORS = ("SwiGLU",)
+_OPERATORS = ("SwiGLU",)
 
 
 def fuse_swiglu(rewriter: Rewriter) -> int:
     """Replaces every SwiGLU call; returns how many."""
-    calls = rewriter.calls(*OPERATORS)
+    calls = rewriter.calls(*_OPERATORS)
     for call in calls:
         nodes = tape.Tape()
         gate, up = nodes.op_multi_out("Split", call.inputs, {"axis": -1, "num_outputs": 2}, num_outputs=2)

@@ -19,7 +19,7 @@ from llama4_pipeline.methods import MIXED, SENSITIVITY_TOKENS
 
 _logger = logging.getLogger(__name__)
 
-MOST_EXPERTS = (
+_MOST_EXPERTS = (
     64  # of all layers together, whose own sensitivity is measured: for people, no scheme depends on it
 )
 _MEASURED = Scheme(bits=4, block_size=64, symmetric=True)
@@ -65,7 +65,7 @@ def mix_schemes(
     """
     groups = weight_groups(weights)
     experts = [group for group in weight_groups(weights, by_expert=True) if group.expert is not None]
-    measured = [*groups, *experts] if len(experts) <= MOST_EXPERTS else groups
+    measured = [*groups, *experts] if len(experts) <= _MOST_EXPERTS else groups
     sensitivity = measure_sensitivity(graph, measured, _MEASURED, calibration.limited(SENSITIVITY_TOKENS))
     whole = {group: sensitivity[group] for group in groups}
     return spend(weights, whole, _bytes(weights, usual), device), sensitivity

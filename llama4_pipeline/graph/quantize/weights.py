@@ -11,7 +11,7 @@ import onnx_ir as ir
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.blocks import column_blocks, expert_blocks, row_blocks
 
-FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _ROTARY_OPERATORS = {"GroupQueryAttention", "RotaryEmbedding"}
 _LARGE_WEIGHTS = 1024  # a smaller matrix left in float is not worth an error
 HEAD = "lm_head.weight"
@@ -103,7 +103,7 @@ def find_weights(graph: ir.Graph) -> tuple[list[Weight], dict[str, str]]:
     values = graph.initializers
     weights = [Weight(values[name], layouts[name], tuple(nodes)) for name, nodes in users.items()]
     floats = {
-        name: value for name, value in values.items() if value.dtype in FLOAT_TYPES and name not in users
+        name: value for name, value in values.items() if value.dtype in _FLOAT_TYPES and name not in users
     }
     return weights, {name: _reason_to_stay(value) for name, value in floats.items()}
 
@@ -149,7 +149,7 @@ def transposed(value: ir.Value | None) -> ir.Value | None:
 
 def _is_matrix(value: ir.Value, layout: Layout) -> bool:
     """Whether a quantised operator can take it; both stacks of a MoE, or none."""
-    if not value.is_initializer() or value.dtype not in FLOAT_TYPES or "router" in (value.name or ""):
+    if not value.is_initializer() or value.dtype not in _FLOAT_TYPES or "router" in (value.name or ""):
         return False
     shape = _shape(value)
     return layout is Layout.EXPERTS or (len(shape) >= 2 and not is_small(shape))

@@ -1,17 +1,7 @@
 """Validation of ONNX graphs against PyTorch, layer by layer."""
 
-from llama4_pipeline.graph.validate.compare import TOLERANCES, Tolerance
 from llama4_pipeline.graph.validate.fitting import validate_within_memory
-from llama4_pipeline.graph.validate.report import Failure, GreedyRow, ProbeRow, ValidationReport
+from llama4_pipeline.graph.validate.report import ValidationReport
 from llama4_pipeline.graph.validate.validation import validate_graph
 
-__all__ = [
-    "TOLERANCES",
-    "Failure",
-    "GreedyRow",
-    "ProbeRow",
-    "Tolerance",
-    "ValidationReport",
-    "validate_graph",
-    "validate_within_memory",
-]
+__all__ = ["ValidationReport", "validate_graph", "validate_within_memory"]

@@ -34,11 +34,11 @@ class Tolerance:
     identical_greedy: bool = True
 
 
-INFINITE = float("inf")
+_INFINITE = float("inf")
 TOLERANCES: dict[str, Tolerance] = {
     "float32": Tolerance(),
-    "float16": Tolerance(INFINITE, 0.999, INFINITE, kl_divergence=0.001, identical_greedy=False),
-    "quantized": Tolerance(INFINITE, 0.9, INFINITE, kl_divergence=0.5, identical_greedy=False),
+    "float16": Tolerance(_INFINITE, 0.999, _INFINITE, kl_divergence=0.001, identical_greedy=False),
+    "quantized": Tolerance(_INFINITE, 0.9, _INFINITE, kl_divergence=0.5, identical_greedy=False),
 }
 
 
