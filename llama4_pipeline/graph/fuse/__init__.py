@@ -12,13 +12,14 @@ from typing import Any
 import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph import MICROSOFT
 from llama4_pipeline.graph.external_data import load_graph, save_graph
 from llama4_pipeline.graph.functions import DOMAIN
 from llama4_pipeline.graph.fuse.attention import fuse_attention
 from llama4_pipeline.graph.fuse.experts import fuse_experts
 from llama4_pipeline.graph.fuse.last_positions import fuse_last_positions
 from llama4_pipeline.graph.fuse.normalization import fuse_normalization
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.fuse.swiglu import fuse_swiglu
 from llama4_pipeline.graph.sidecars import copy_sidecars

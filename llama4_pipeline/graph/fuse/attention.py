@@ -18,7 +18,8 @@ import onnx_ir as ir
 from onnx_ir import tape
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph import MICROSOFT
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.streamed_tensor import PiecewiseTensor
 from llama4_pipeline.metadata import CHUNK_SIZE_KEY

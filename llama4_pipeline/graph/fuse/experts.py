@@ -10,7 +10,8 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 import onnx_ir as ir
 from onnx_ir import tape
 
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph import MICROSOFT
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 
 _OPERATORS = ("MixtureOfExperts",)
 _MOE_ATTRIBUTES: dict[str, int | float | str] = {

@@ -2,11 +2,10 @@
 
 from onnx_ir import tape
 
-from llama4_pipeline.graph.fuse.rewriter import Rewriter
+from llama4_pipeline.graph.fuse.rewriter import END, Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 
 _OPERATORS = ("LastPositions",)
-_END = 9223372036854775807
 
 
 def fuse_last_positions(rewriter: Rewriter, rows: Rows) -> int:
@@ -18,5 +17,5 @@ def fuse_last_positions(rewriter: Rewriter, rows: Rows) -> int:
         in_callers_order = nodes.op("GatherND", [hidden, rows.turn_back], {"batch_dims": 1})
         kept = nodes.op("Min", [keep, rows.new])  # which brings the number to the CPU, where Slice wants it
         start = nodes.op("Neg", [kept])
-        rewriter.replace(call, nodes, [nodes.op("Slice", [in_callers_order, start, ints(_END), ints(1)])])
+        rewriter.replace(call, nodes, [nodes.op("Slice", [in_callers_order, start, ints(END), ints(1)])])
     return len(calls)

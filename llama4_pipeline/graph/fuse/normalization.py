@@ -6,7 +6,8 @@ https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md#com.
 
 from onnx_ir import tape
 
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph import MICROSOFT
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 
 _OPERATORS = ("RMSNormalization", "SkipRMSNormalization")
 

@@ -8,7 +8,7 @@ from onnx_ir import convenience, tape
 
 from llama4_pipeline.graph.functions import DOMAIN
 
-MICROSOFT = "com.microsoft"
+END = 9223372036854775807  # of a Slice that goes as far as its input
 
 
 class Rewriter:

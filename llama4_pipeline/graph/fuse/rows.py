@@ -14,9 +14,8 @@ from collections.abc import Callable
 import numpy as np
 import onnx_ir as ir
 
-from llama4_pipeline.graph.fuse.rewriter import Rewriter
+from llama4_pipeline.graph.fuse.rewriter import END, Rewriter
 
-_END = 9223372036854775807
 _MORE_THAN_A_CONTEXT = 1 << 40
 
 
@@ -82,7 +81,7 @@ class Rows:
 
         def make() -> ir.Value:
             ints = self._rewriter.ints
-            recent = self._op("Slice", [self._mask, self._minus_new, ints(_END), ints(1)])
+            recent = self._op("Slice", [self._mask, self._minus_new, ints(END), ints(1)])
             first = self._op("Mul", [recent, ints(_MORE_THAN_A_CONTEXT)])
             rank = self._op("Sub", [first, self._counting])
             return self._rewriter.preamble.op_multi_out(
@@ -170,9 +169,7 @@ class Rows:
         ints = self._rewriter.ints
         return self._once(
             "new_slots",
-            lambda: self._op(
-                "Slice", [self._range(self._total_scalar), self._minus_new, ints(_END), ints(0)]
-            ),
+            lambda: self._op("Slice", [self._range(self._total_scalar), self._minus_new, ints(END), ints(0)]),
         )
 
     @property

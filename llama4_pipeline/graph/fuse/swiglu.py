@@ -2,7 +2,8 @@
 
 from onnx_ir import tape
 
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph import MICROSOFT
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 
 _OPERATORS = ("SwiGLU",)
 

@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 from transformers import Llama4ForCausalLM
 
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.quantize.weights import HEAD
+from llama4_pipeline.llama4.architecture import LM_HEAD
 
 _PACKED = re.compile(r"(?:q|k|v)_proj(?=\.weight$)"), re.compile(r"(?:gate|up)_proj(?=\.weight$)")
 
@@ -71,7 +71,7 @@ def fake_quantized(model: Llama4ForCausalLM, schemes: Mapping[str, Scheme]) -> I
         for name, _ in list(module.named_parameters(recurse=False))
         if (stored := initializer_name(f"{path}.{name}")) in schemes
     ]
-    if model.config.tie_word_embeddings and HEAD not in schemes:
+    if model.config.tie_word_embeddings and LM_HEAD not in schemes:
         found.append((model.lm_head, "weight", schemes[initializer_name("model.embed_tokens.weight")], True))
     for module, name, scheme, inputs_last in found:
         parametrize.register_parametrization(module, name, FakeQuantize(scheme, inputs_last))

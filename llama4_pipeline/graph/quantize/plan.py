@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.scheme import Scheme
-from llama4_pipeline.graph.quantize.weights import HEAD, Layout, Weight, is_small
-from llama4_pipeline.llama4.architecture import EMBEDDING, Architecture
+from llama4_pipeline.graph.quantize.weights import Layout, Weight, is_small
+from llama4_pipeline.llama4.architecture import EMBEDDING, LM_HEAD, Architecture
 
 DeviceName = Literal["cpu", "cuda"]
 _SMALLEST_BLOCK = 16
@@ -54,7 +54,7 @@ class Preset:
             if self.tied is None:
                 raise ValueError(f"{weight.name} is the head too: untie it before it is planned")
             return self.tied
-        if weight.name == HEAD:
+        if weight.name == LM_HEAD:
             return self.head
         if "shared_expert" in weight.name:
             return self.shared

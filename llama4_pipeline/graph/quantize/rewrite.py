@@ -4,10 +4,10 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from llama4_pipeline.graph import MICROSOFT
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.weights import Weight, transposed
 
-DOMAIN = "com.microsoft"
 # Of MatMulNBits and QMoE: 4 lets the CPU round activations to int8 by block (fast), 0 keeps them in float (exact; 8-bit
 # MatMulNBits then runs a hundred times slower, 8-bit QMoE ignores it).
 _ACCURACY_LEVEL = 4
@@ -31,7 +31,7 @@ def rewrite_graph(graph: ir.Graph, weights: list[Weight], quantised: dict[str, Q
         weights: all of them.
         quantised: their replacements by weight name, already initializers of the graph.
     """
-    graph.opset_imports[DOMAIN] = 1
+    graph.opset_imports[MICROSOFT] = 1
     by_name = {weight.name: weight for weight in weights}
     done: set[ir.Node] = set()
     for weight in weights:
@@ -70,7 +70,7 @@ def _matmul_nbits(node: ir.Node, weight: Weight, inputs: QuantisedInputs) -> ir.
         "block_size": inputs.scheme.block_size,
         "accuracy_level": _ACCURACY_LEVEL,
     }
-    return ir.node("MatMulNBits", operands, attributes, domain=DOMAIN, name=node.name)
+    return ir.node("MatMulNBits", operands, attributes, domain=MICROSOFT, name=node.name)
 
 
 def _gather_block_quantized(node: ir.Node, weight: Weight, inputs: QuantisedInputs) -> list[ir.Node]:
@@ -92,7 +92,7 @@ def _gather_block_quantized(node: ir.Node, weight: Weight, inputs: QuantisedInpu
         "quantize_axis": 1,
         "gather_axis": 0,
     }
-    return [table, ir.node("GatherBlockQuantized", operands, attributes, domain=DOMAIN, name=node.name)]
+    return [table, ir.node("GatherBlockQuantized", operands, attributes, domain=MICROSOFT, name=node.name)]
 
 
 def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs) -> ir.Node:
@@ -107,7 +107,7 @@ def _qmoe(node: ir.Node, up: QuantisedInputs, down: QuantisedInputs) -> ir.Node:
         "accuracy_level": _ACCURACY_LEVEL,
         "weights_prepacked": 0,
     }
-    return ir.node("QMoE", operands, attributes, domain=DOMAIN, name=node.name)
+    return ir.node("QMoE", operands, attributes, domain=MICROSOFT, name=node.name)
 
 
 def _own(node: ir.Node, scales: ir.Value) -> ir.Value:

@@ -10,11 +10,11 @@ import onnx_ir as ir
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.blocks import column_blocks, expert_blocks, row_blocks
+from llama4_pipeline.llama4.architecture import LM_HEAD
 
 _FLOAT_TYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _ROTARY_OPERATORS = {"GroupQueryAttention", "RotaryEmbedding"}
 _LARGE_WEIGHTS = 1024  # a smaller matrix left in float is not worth an error
-HEAD = "lm_head.weight"
 
 
 class Layout(Enum):
@@ -114,14 +114,14 @@ def is_small(shape: Sequence[int]) -> bool:
 
 
 def untie(graph: ir.Graph) -> None:
-    """Gives a head that reads the embedding's table an initializer of its own, `HEAD`, with the same numbers."""
+    """Gives a head that reads the embedding's table an initializer of its own, `LM_HEAD`, with the same numbers."""
     for node in list(graph):
         table = node.inputs[0] if node.op_type == "Transpose" else None
         if table is None or not table.is_initializer():
             continue
         if all(user.op_type != "Gather" for user in table.consumers()):
             continue
-        head = ir.Value(name=HEAD, type=table.type, shape=table.shape, const_value=table.const_value)
+        head = ir.Value(name=LM_HEAD, type=table.type, shape=table.shape, const_value=table.const_value)
         graph.register_initializer(head)
         node.replace_input_with(0, head)
 

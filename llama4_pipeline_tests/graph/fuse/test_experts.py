@@ -5,12 +5,13 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from llama4_pipeline.graph import MICROSOFT
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.functions import DOMAIN
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.graph.fuse.experts import fuse_experts
-from llama4_pipeline.graph.fuse.rewriter import MICROSOFT, Rewriter
+from llama4_pipeline.graph.fuse.rewriter import Rewriter
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error

@@ -13,8 +13,7 @@ from llama4_pipeline.graph.quantize.mixed import spend
 from llama4_pipeline.graph.quantize.scheme import Scheme
 from llama4_pipeline.graph.quantize.sensitivity import Group, measure_sensitivity, weight_groups
 from llama4_pipeline.graph.quantize.weights import find_weights
-
-HEAD = "lm_head.weight"
+from llama4_pipeline.llama4.architecture import LM_HEAD
 
 
 @pytest.fixture(scope="module")
@@ -57,12 +56,12 @@ def test_experts_add_up_to_their_stack(fused_graph: Path, calibration: Calibrati
 def test_budget_goes_to_the_sensitive(fused_graph: Path) -> None:
     weights = find_weights(load_graph(fused_graph).graph)[0]
     groups = weight_groups(weights)
-    sensitivity = {group: 1.0 if group.weights == (HEAD,) else 1e-3 for group in groups}
+    sensitivity = {group: 1.0 if group.weights == (LM_HEAD,) else 1e-3 for group in groups}
     for share in (1.1, 1.3):
         budget = int(share * _bytes(weights, spend(weights, dict.fromkeys(groups, 0.0), 0)))
         schemes = spend(weights, sensitivity, budget)
         assert _bytes(weights, schemes) <= budget
-        assert schemes[HEAD].bits == 8
+        assert schemes[LM_HEAD].bits == 8
     everything = spend(weights, sensitivity, 1 << 40)
     assert {scheme.bits for scheme in everything.values()} == {8}
 
