@@ -90,9 +90,8 @@ def quantize(
         return quantized(out)
     require_convertible(model, graph)
     out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=out, prefix=".float32-"
-    ) as scratch:  # calibration runs it, on the CPU
+    # Calibration runs what is written, on the CPU.
+    with tempfile.TemporaryDirectory(dir=out, prefix=".float32-") as scratch:
         report = quantized(Path(scratch))
         converted = write_float16(load_fused_graph(Path(scratch)), Path(scratch), out)
     return replace(report, bytes_after=converted.bytes_after)

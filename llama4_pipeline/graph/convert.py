@@ -26,10 +26,8 @@ QUANTIZED_OPERATORS = frozenset(
 _FULL, _HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 _NO_CPU_KERNEL = {"MoE"}
 _BLOCK_WEIGHTS = 1 << 24
-_NEVER_HALF = {  # statistics that the kernel keeps in float32
-    ("SkipSimplifiedLayerNormalization", 1),
-    ("SkipSimplifiedLayerNormalization", 2),
-}
+# Statistics that the kernel keeps in float32.
+_NEVER_HALF = {("SkipSimplifiedLayerNormalization", 1), ("SkipSimplifiedLayerNormalization", 2)}
 
 
 @dataclass(frozen=True)

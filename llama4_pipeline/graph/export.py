@@ -147,9 +147,8 @@ def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:
         graph.initializers["model.inverse_frequencies"].const_value = ir.tensor(
             frequencies.numpy(), name="model.inverse_frequencies"
         )
-    for node in (
-        graph.all_nodes()
-    ):  # it names files of this machine, so that elsewhere the same export had other bytes
+    # It names files of this machine, so that elsewhere the same export had other bytes.
+    for node in graph.all_nodes():
         node.metadata_props.pop(_STACK_TRACE, None)
     return program.model
 

@@ -61,13 +61,11 @@ def MixtureOfExperts(hidden, router_logits, gate_up, down, experts_per_token: in
     zeros = op.CastLike(op.Constant(value_float=0.0), hidden)
     nothing = op.Expand(zeros, op.Shape(router_logits))
     weights = op.ScatterElements(nothing, chosen, scores, axis=-1)  # [B, S, E]
-    by_expert = op.Unsqueeze(
-        op.Transpose(weights, perm=[2, 0, 1]), op.Constant(value_ints=[3])
-    )  # [E, B, S, 1]
+    # [E, B, S, 1]
+    by_expert = op.Unsqueeze(op.Transpose(weights, perm=[2, 0, 1]), op.Constant(value_ints=[3]))
     scaled = op.Unsqueeze(hidden, op.Constant(value_ints=[0])) * by_expert  # [E, B, S, H]
-    by_row = op.Unsqueeze(
-        op.Transpose(gate_up, perm=[0, 2, 1]), op.Constant(value_ints=[1])
-    )  # [E, 1, H, 2 I]
+    # [E, 1, H, 2 I]
+    by_row = op.Unsqueeze(op.Transpose(gate_up, perm=[0, 2, 1]), op.Constant(value_ints=[1]))
     both = op.MatMul(scaled, by_row)  # [E, B, S, 2 I]
     pairs = op.Reshape(both, op.Constant(value_ints=[0, 0, 0, -1, 2]))
     gate, up = op.Split(pairs, axis=-1, num_outputs=2)

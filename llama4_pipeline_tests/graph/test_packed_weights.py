@@ -9,11 +9,8 @@ from llama4_pipeline.llama4.architecture import Architecture
 from llama4_pipeline.llama4.synthetic import SyntheticSource
 from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
 
-WIDE = {
-    "intermediate_size": 300,
-    "hidden_size": 64,
-    "vocab_size": 1000,
-}  # more columns than are turned at once
+# More columns than are turned at once.
+WIDE = {"intermediate_size": 300, "hidden_size": 64, "vocab_size": 1000}
 
 
 @pytest.fixture(scope="module", params=["bfloat16", "float32"])

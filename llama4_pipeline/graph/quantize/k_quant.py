@@ -11,10 +11,8 @@ from llama4_pipeline.graph.quantize.rtn import encode, range_parameters
 from llama4_pipeline.graph.quantize.scheme import Quantised, Scheme, to_blocks
 from llama4_pipeline.graph.quantize.statistics import Statistics
 
-_STRETCHES = {
-    4: (1.0, 0.93, 0.86, 0.79, 0.72),
-    8: (1.0, 0.985),
-}  # of the range; 8 bits gain nothing from clipping more
+# Of the range; 8 bits gain nothing from clipping more.
+_STRETCHES = {4: (1.0, 0.93, 0.86, 0.79, 0.72), 8: (1.0, 0.985)}
 _SHIFTS = (0, -1, 1)  # of the zero point
 
 

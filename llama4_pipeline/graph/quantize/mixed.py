@@ -19,22 +19,19 @@ from llama4_pipeline.methods import MIXED, SENSITIVITY_TOKENS
 
 _logger = logging.getLogger(__name__)
 
-_MOST_EXPERTS = (
-    64  # of all layers together, whose own sensitivity is measured: for people, no scheme depends on it
-)
+# Of all layers together, whose own sensitivity is measured: for people, no scheme depends on it.
+_MOST_EXPERTS = 64
 _MEASURED = Scheme(bits=4, block_size=64, symmetric=True)
-_SHARES: Mapping[
-    Scheme, float
-] = {  # squared error of normally distributed weights, next to the measured scheme's
+# Squared error of normally distributed weights, next to the measured scheme's.
+_SHARES: Mapping[Scheme, float] = {
     Scheme(bits=4, block_size=256, symmetric=True): 1.27,
     Scheme(bits=4, block_size=128, symmetric=True): 1.15,
     _MEASURED: 1.0,
     Scheme(bits=4, block_size=32, symmetric=True): 0.82,
     Scheme(bits=8, block_size=128, symmetric=True): 0.005,
 }
-_LEFT_BY_GPTQ = (
-    0.4  # of the divergence, where inputs can make up for each other; a table that is looked up has none
-)
+# Of the divergence, where inputs can make up for each other; a table that is looked up has none.
+_LEFT_BY_GPTQ = 0.4
 
 
 class Mixed(Gptq):

@@ -129,9 +129,8 @@ class ValidationReport:
     greedy: tuple[GreedyRow, ...]
     failures: tuple[Failure, ...]
     seconds: float
-    error_by_position: (
-        np.ndarray
-    )  # float32 [rows of `mapped_rows`, longest length], NaN where nothing was compared
+    # float32 [rows of `mapped_rows`, longest length], NaN where nothing was compared
+    error_by_position: np.ndarray
 
     @property
     def passed(self) -> bool:

@@ -17,9 +17,8 @@ SCHEMES = [
     for bits, block_size, symmetric in itertools.product((4, 8), (16, 32, 64, 128), (True, False))
 ]
 EXACT = 2e-6  # float32 rounding, relative to the largest output
-INT8_ACTIVATIONS = (
-    4e-2  # largest error of activations rounded to int8 by block; its root mean square stays below 1e-2
-)
+# Largest error of activations rounded to int8 by block; its root mean square stays below 1e-2.
+INT8_ACTIVATIONS = 4e-2
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -28,10 +28,8 @@ IDS = np.arange(0, 80, 3)
 @pytest.mark.parametrize("method", [name for name in METHODS if not TERMS[name].needs_text])
 @pytest.mark.parametrize(
     ("precision", "error", "size", "rounding"),
-    [
-        ("int8", 0.03, 0.29, 0.01),
-        ("int4", 0.25, 0.17, 0.11),
-    ],  # of 96 normal weights the largest is near 2.6 sigma
+    # Of 96 normal weights the largest is near 2.6 sigma.
+    [("int8", 0.03, 0.29, 0.01), ("int4", 0.25, 0.17, 0.11)],
 )
 def test_every_large_weight_is_quantised(
     tmp_path: Path, tied: bool, method: str, precision: Precision, error: float, size: float, rounding: float
@@ -45,9 +43,8 @@ def test_every_large_weight_is_quantised(
     expected = logits(graph, IDS)
     difference = logits(tmp_path / "out", IDS) - expected
     assert np.linalg.norm(difference) < error * np.linalg.norm(expected)
-    copied = (
-        4 * Toy.vocab * Toy.hidden if tied and precision == "int4" else 0
-    )  # the table, for a head of its own
+    # The table, for a head of its own.
+    copied = 4 * Toy.vocab * Toy.hidden if tied and precision == "int4" else 0
     assert report.bytes_after < size * (report.bytes_before + copied)
     assert set(report.stayed_float) == {"model.norm.weight", "model.layers.0.feed_forward.router.weight"}
     assert all(0 < share < rounding for tensor in report.tensors for share in tensor.relative_error)
