@@ -243,7 +243,7 @@ def preset_schemes(
 
 
 class _Choice:
-    """Which method quantises a matrix: the one asked for, or `_FALLBACK` where calibration says too little."""
+    """Which method quantises a matrix: the one asked for, or `FALLBACK` where calibration says too little."""
 
     def __init__(self, method: Method, observed: LayerByLayer | None) -> None:
         self.fallbacks: dict[str, dict[int, str]] = {}

@@ -129,7 +129,7 @@ class ValidationReport:
     greedy: tuple[GreedyRow, ...]
     failures: tuple[Failure, ...]
     seconds: float
-    # float32 [rows of `mapped_rows`, longest length], NaN where nothing was compared
+    # float32 [rows of `layers`, longest length], NaN where nothing was compared
     error_by_position: np.ndarray
 
     @property
