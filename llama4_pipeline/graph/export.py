@@ -52,9 +52,7 @@ class ExportReport:
         return asdict(self)
 
 
-def export_graph(
-    checkpoint: Checkpoint, out: Path, *, opset: int = 20, max_context: int, with_weights: bool = True
-) -> ExportReport:
+def export_graph(checkpoint: Checkpoint, out: Path, *, opset: int = 20, max_context: int) -> ExportReport:
     """Exports a checkpoint to a portable ONNX directory in float32.
 
     Args:
@@ -62,7 +60,6 @@ def export_graph(
         out: directory for `model.onnx`, its data and the tokenizer's files.
         opset: of the standard domain, 18 or higher.
         max_context: tokens (prompt and continuation) that the fused form of this graph will serve.
-        with_weights: False writes the graph alone; its initializers name a data file that is not there.
 
     Raises:
         InputError: the opset is too old or unknown to the exporter, the context is no number of tokens that the fused
@@ -70,7 +67,7 @@ def export_graph(
     """
     start = time.monotonic()
     model, report = export_model(checkpoint, opset=opset, max_context=max_context)
-    save_graph(model, out, share_weights=False, with_weights=with_weights)
+    save_graph(model, out, share_weights=False)
     checkpoint.copy_sidecars(out)
     return replace(report, seconds=time.monotonic() - start)
 

@@ -8,6 +8,7 @@ import llama4_pipeline
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph, skeleton
+from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
 
@@ -80,11 +81,18 @@ def test_opset_is_a_parameter(checkpoint: Checkpoint, tmp_path: Path, opset: int
 
 
 def test_graph_without_weights_is_sound_and_has_no_data_file(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    report = export_graph(checkpoint, tmp_path / "graph", max_context=64, with_weights=False)
+    reports = export_in_one_stream(
+        checkpoint,
+        tmp_path / "graph",
+        form="portable",
+        precision="fp32",
+        max_context=64,
+        with_weights=False,
+    )
 
     onnx.checker.check_model(skeleton(load_graph(tmp_path / "graph")), full_check=True)
     assert not (tmp_path / "graph" / "model.onnx.data").exists()
-    assert report.parameters == checkpoint.architecture.parameters()
+    assert reports["export"]["parameters"] == checkpoint.architecture.parameters()
 
 
 @pytest.mark.parametrize("max_context", [0, 2**31, 10**30])

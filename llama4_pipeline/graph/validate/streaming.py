@@ -64,8 +64,6 @@ def validate_in_layers(
     lengths: Sequence[int] | None = None,
     batches: Sequence[int] = (1, 2),
     tolerance: Tolerance | None = None,
-    threads: int = 0,
-    seed: int = 0,
 ) -> ValidationReport:
     """Compares an ONNX directory with transformers' model in float32, holding one layer of each at a time.
 
@@ -78,8 +76,6 @@ def validate_in_layers(
         lengths: tokens of a row; None takes 1 and 33, or what the graph holds where that is less.
         batches: numbers of rows.
         tolerance: bounds; None takes those of the graph's precision.
-        threads: of ONNX Runtime; 0 is one per core.
-        seed: of the token ids.
 
     Returns:
         The report; without greedy continuations.
@@ -98,15 +94,15 @@ def validate_in_layers(
     resolved = sweep_lengths(
         architecture, sorted({1, min(_LENGTH, limit)}) if lengths is None else lengths, limit
     )
-    tokens = np.random.default_rng(seed).integers(0, architecture.vocab_size, size=_RANDOM_TOKENS).tolist()
+    tokens = np.random.default_rng(0).integers(0, architecture.vocab_size, size=_RANDOM_TOKENS).tolist()
     cases = [
-        make_case(use, length, batch, tokens=tokens, max_context=limit, seed=seed)
+        make_case(use, length, batch, tokens=tokens, max_context=limit)
         for use in _USES
         for length in resolved
         for batch in batches
     ]
     expected = _LayeredModel(checkpoint).run(cases)
-    got = _LayeredGraph(graph, architecture, threads).run(cases)
+    got = _LayeredGraph(graph, architecture).run(cases)
     probes = probes_of(architecture)
     exact = facts.precision == "float32"
     logits = next(probe.name for probe in probes if probe.block == LOGITS)
@@ -260,8 +256,8 @@ def _logits(source: WeightSource, head: str, hidden: np.ndarray) -> np.ndarray:
 class _LayeredGraph:
     """A graph directory in ONNX Runtime, one layer at a time."""
 
-    def __init__(self, graph: Path, architecture: Architecture, threads: int) -> None:
-        self._graph, self._architecture, self._threads = graph, architecture, threads
+    def __init__(self, graph: Path, architecture: Architecture) -> None:
+        self._graph, self._architecture = graph, architecture
         self._facts = graph_facts(read_graph(graph))
         self._model = load_graph(graph)
         self._dtype = np.dtype(np.float16 if is_float16(self._model) else np.float32)
@@ -313,7 +309,7 @@ class _LayeredGraph:
         part = cut_out(self._model.graph, dict.fromkeys(entering, self._dtype), outputs)
         functions = list(self._model.functions.values())
         model = ir.Model(part, ir_version=self._model.ir_version, functions=functions)
-        return open_session(model, self._graph, self._threads)
+        return open_session(model, self._graph)
 
 
 def _segments(probes: tuple[Probe, ...]) -> Iterator[tuple[int, tuple[str, ...], tuple[str, ...]]]:

@@ -20,7 +20,7 @@ _USE_TOKENS = 1024
 Lengths = Sequence[int] | Literal["default", "all"]
 
 
-def sweep_lengths(architecture: Architecture, lengths: Lengths, max_context: int, seed: int = 0) -> list[int]:
+def sweep_lengths(architecture: Architecture, lengths: Lengths, max_context: int) -> list[int]:
     """Resolves the lengths of a sweep.
 
     Args:
@@ -38,7 +38,7 @@ def sweep_lengths(architecture: Architecture, lengths: Lengths, max_context: int
         return list(range(1, longest + 1))
     if lengths == "default":
         borders = _borders(architecture)
-        sample = np.random.default_rng(seed).integers(1, longest + 1, size=_SAMPLE).tolist()
+        sample = np.random.default_rng(0).integers(1, longest + 1, size=_SAMPLE).tolist()
         return sorted(length for length in {1, longest, *borders, *sample} if 1 <= length <= longest)
     explicit = [int(length) for length in lengths]
     for length in explicit:
@@ -64,7 +64,6 @@ def sweep_cases(
     *,
     tokens: Sequence[int],
     max_context: int,
-    seed: int = 0,
 ) -> Iterator[Case]:
     """Lays out the cases: a prefill at every length, and every use at every batch.
 
@@ -73,7 +72,7 @@ def sweep_cases(
     and right-padded, with the four kinds of positions in turn) are run at every batch, on lengths that take
     turns.
     """
-    lay_out = partial(make_case, tokens=tokens, max_context=max_context, seed=seed)
+    lay_out = partial(make_case, tokens=tokens, max_context=max_context)
     for length, batch in product(resolved, batches) if _explicit(lengths) else _turns(resolved, batches):
         yield lay_out("prefill", length, batch)
     positions = cycle(POSITIONS)

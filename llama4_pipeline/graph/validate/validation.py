@@ -54,16 +54,14 @@ def validate_graph(
     lengths: Lengths = "default",
     batches: Sequence[int] = (1, 2, 4, 8),
     greedy_tokens: int = 64,
-    tokens: Sequence[int] | None = None,
     text: Sequence[int] = (),
-    tolerance: Tolerance | None = None,
     threads: int = 0,
-    seed: int = 0,
 ) -> ValidationReport:
     """Compares an ONNX directory with transformers' model in float32.
 
     Checked: `onnx.checker`; every layer's output, the blocks inside it and the logits at every real token;
-    the expert that each token gets; greedy continuations through `OrtDecoder`.
+    the expert that each token gets; greedy continuations through `OrtDecoder`. The cases are cut from English text, if
+    the checkpoint has a tokenizer, and as many random ids behind it.
 
     Args:
         checkpoint: What the graph was made from.
@@ -72,12 +70,8 @@ def validate_graph(
             `all` (1 to 2048).
         batches: Numbers of rows.
         greedy_tokens: Length of the greedy continuations; 0 leaves them out.
-        tokens: Ids that the cases are cut from; None takes English text, if the checkpoint has a tokenizer, and as many
-            random ids behind it.
         text: Ids of which every one is compared, in windows of 512, beside the cases: the expert that each token gets.
-        tolerance: Bounds; None takes those of the graph's precision.
         threads: Of ONNX Runtime; 0 is one per core.
-        seed: Of the sample of lengths and of the layout of the cases.
 
     Returns:
         The report. A float32 graph fails with the first block and token past a bound of each case; a
@@ -91,11 +85,11 @@ def validate_graph(
     require_valid(graph)
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
-    bounds = tolerance or TOLERANCES[facts.precision]
+    bounds = TOLERANCES[facts.precision]
     limit = facts.max_context or max(LONGEST, architecture.max_position_embeddings)
-    resolved = sweep_lengths(architecture, lengths, limit, seed)
-    ids = tokens if tokens is not None else _default_tokens(checkpoint, seed)
-    cases = list(sweep_cases(lengths, resolved, batches, tokens=ids, max_context=limit, seed=seed))
+    resolved = sweep_lengths(architecture, lengths, limit)
+    ids = _tokens(checkpoint)
+    cases = list(sweep_cases(lengths, resolved, batches, tokens=ids, max_context=limit))
     cases += text_cases(text, min(_TEXT_WINDOW, limit))
     oracle = Oracle(checkpoint.load_model("float32"))
     tally, failures = _compare_cases(checkpoint, oracle, graph, cases, bounds, threads)
@@ -199,14 +193,14 @@ class _Validation:
         return found
 
 
-def _default_tokens(checkpoint: Checkpoint, seed: int) -> list[int]:
+def _tokens(checkpoint: Checkpoint) -> list[int]:
     vocabulary = checkpoint.architecture.vocab_size
     text: list[int] = []
     if (checkpoint.directory / "tokenizer.json").is_file():
         english = "\n".join(topics[name] for name in sorted(topics))
         ids = checkpoint.load_tokenizer()(english, add_special_tokens=False, verbose=False)["input_ids"]
         text = [token for token in ids if token < vocabulary][:_TOKENS]
-    return text + np.random.default_rng(seed).integers(0, vocabulary, size=len(text) or _TOKENS).tolist()
+    return text + np.random.default_rng(0).integers(0, vocabulary, size=len(text) or _TOKENS).tolist()
 
 
 def _prompt_lengths(lengths: Sequence[int]) -> list[int]:
