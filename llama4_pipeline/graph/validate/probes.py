@@ -113,7 +113,7 @@ class GraphFacts:
 
     Attributes:
         form: `fused` has operators of com.microsoft, `portable` has none.
-        precision: `float32`, `float16`, or `quantized` (any weight, or the cache, in fewer than 16 bits).
+        precision: `float32`, `float16`, `int8` (any weight, or the cache, in 8 bits), or `int4` (any weight in 4).
         opset: Version of the standard operators.
         max_context: Tokens that it can hold, from its metadata; None when it does not say.
         chunk_size: Tokens that the cache of a chunked layer can hold; `UNLIMITED` where they hold the whole context.
@@ -159,11 +159,17 @@ def require_valid(graph: Path) -> None:
 def graph_facts(model: onnx.ModelProto) -> GraphFacts:
     """Reads form, precision, opset and context from a model without weights."""
     operators = {node.op_type for node in model.graph.node}
+    bits = {
+        attribute.i
+        for node in model.graph.node
+        for attribute in node.attribute
+        if attribute.name in ("bits", "expert_weight_bits")
+    }
     types = {weight.data_type for weight in model.graph.initializer}
     precision = "float32"
     inputs = {value.type.tensor_type.elem_type for value in model.graph.input}
     if operators & QUANTIZED_OPERATORS or onnx.TensorProto.INT8 in inputs:
-        precision = "quantized"
+        precision = "int4" if 4 in bits else "int8"
     elif onnx.TensorProto.FLOAT16 in types:
         precision = "float16"
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))

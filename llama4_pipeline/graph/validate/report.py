@@ -175,6 +175,7 @@ class ValidationReport:
             f"against PyTorch: {verdict}. {self.cases} cases, {self.compared_tokens:,} tokens, "
             f"lengths {min(self.lengths)} to {max(self.lengths)}, "
             f"batches {', '.join(map(str, self.batches))}, {self.seconds:.0f} s.",
+            f"Bounds: {self.tolerance}.",
             "",
             *self._table(),
             "",
