@@ -152,8 +152,8 @@ def position_table_bytes(architecture: Architecture, max_context: int, *, half: 
 
 
 def running_needs(graph_bytes: int) -> Needs:
-    """What it takes to run a graph over texts: its weights, and the copy that ONNX Runtime packs."""
-    return Needs(_PROCESS_BYTES + 2 * graph_bytes, 0)
+    """What it takes to run a graph over texts, beside its weights the copy that ONNX Runtime packs, and to write it."""
+    return Needs(_PROCESS_BYTES + 2 * graph_bytes, graph_bytes)
 
 
 def judging_needs(graph_bytes: int, architecture: Architecture) -> Needs:

@@ -298,8 +298,9 @@ def quantize_cache(graph: Path, out: Path, calibration: str, as_json: bool) -> N
 
     start = time.monotonic()
     asked, made_from = {"calibration": calibration}, content_digest_of(graph)
-    require("this conversion", running_needs(graph_bytes(graph)), out)
-    with output_directory(out) as result:
+    needed = running_needs(graph_bytes(graph))
+    require("this conversion", needed, out)
+    with output_directory(out, needed.disk_bytes) as result:
         report = convert(graph, result, read_calibration(calibration, graph))
         reports = {"quantize": report.to_json()}
         write_manifest(

@@ -56,7 +56,7 @@ class CacheReport:
 
 
 def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheReport:
-    """Writes a fused graph whose cache inputs and outputs are int8; weights are shared, not copied.
+    """Writes a fused graph whose cache inputs and outputs are int8.
 
     Args:
         graph: directory of a fused graph with a float32 cache, its weights in any precision.
@@ -97,7 +97,7 @@ def quantize_cache(graph: Path, out: Path, calibration: Calibration) -> CacheRep
         for value in (*past, *present):
             assert value is not None
             value.type = ir.TensorType(ir.DataType.INT8)
-    save_graph(model, out, share_weights=True)
+    save_graph(model, out, share_weights=False)
     copy_sidecars(graph, out)
     return CacheReport(len(nodes), tokens, 4 * channels, channels)
 
