@@ -1,14 +1,13 @@
 """The data sets: calibration, validation, and the two tasks."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4_pipeline.builders.files import JUDGED_ON
-
 if TYPE_CHECKING:
     from llama4_pipeline.data.coverage import ExpertShares
+    from llama4_pipeline.data.samples import Sample
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:
@@ -30,9 +29,9 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
     sources = DataSources(**parameters.get("sources", {}))
     find_experts = partial(_experts, inputs["checkpoint"]) if parameters["cover_experts"] else None
-    report = build_datasets(out, sources=sources, find_experts=find_experts)
-    if max_context := parameters.get("max_context"):
-        _require_room(inputs["checkpoint"], out, max_context)
+    max_context = parameters.get("max_context")
+    accept = _room(inputs["checkpoint"], max_context) if max_context else None
+    report = build_datasets(out, sources=sources, accept=accept, find_experts=find_experts)
     coverage = report.coverage
     return {
         "datasets": report.to_json(),
@@ -45,14 +44,11 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
     }
 
 
-def _require_room(checkpoint: Path, datasets: Path, max_context: int) -> None:
-    from llama4_pipeline.data.samples import read_samples
+def _room(checkpoint: Path, max_context: int) -> "Callable[[Sequence[Sample]], None]":
     from llama4_pipeline.llama4.tokenizer import load_tokenizer
     from llama4_pipeline.metrics.tasks import require_room
 
-    tokenizer = load_tokenizer(checkpoint)
-    for file in JUDGED_ON.values():
-        require_room(tokenizer, read_samples(datasets / file), max_context)
+    return partial(require_room, load_tokenizer(checkpoint), max_context=max_context)
 
 
 def _experts(directory: Path) -> "ExpertShares | None":

@@ -47,6 +47,7 @@ _CALIBRATION_CHARACTERS = 900
 _CALIBRATION_TASK_SHARE = 0.2
 _TASK_SAMPLES = 200  # of each built-in task at most
 _BUILT_IN = "built in"
+_CALIBRATION = "calibration"
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,7 @@ def build_datasets(
     out: Path,
     *,
     sources: DataSources | None = None,
+    accept: Callable[[Sequence[Sample]], None] | None = None,
     find_experts: Callable[[], ExpertShares | None] | None = None,
 ) -> DatasetsReport:
     """Writes calibration.jsonl, validation.jsonl, summarise.jsonl and classify.jsonl into a directory.
@@ -95,47 +97,57 @@ def build_datasets(
     Args:
         out: An existing directory.
         sources: The user's own data in place of the built-in texts.
-        find_experts: Gives those of a mixture, once the user's data is seen to be sound: the built-in calibration text
-            is drawn so that each gets its share of the tokens, and one that does not is named in a warning.
+        accept: Refuses by an InputError what the model is to be judged on, own or built in.
+        find_experts: Gives those of a mixture, once all else is seen to be sound: the built-in calibration text is
+            drawn so that each gets its share of the tokens, and one that does not is named in a warning.
 
     Raises:
         InputError: A user's file has a bad row, too few calibration samples, records of another task, or a
             sample whose text stands in another data set too.
     """
     sources = sources or DataSources()
+    origins = {name: source or _BUILT_IN for name, source in asdict(sources).items()}
     own = {name: _from_user(name, source) for name, source in asdict(sources).items() if source is not None}
+    built_in = _built_in() if len(own) < len(origins) else {}
+    judged = {
+        name: own[name] if name in own else built_in[name](None) for name in origins if name != _CALIBRATION
+    }
+    if accept:
+        for name, samples in judged.items():
+            try:
+                accept(samples)
+            except InputError as error:
+                raise InputError(f"{name} ({origins[name]}): {error}") from error
     experts = find_experts() if find_experts else None
-    missing = [name for name in asdict(sources) if name not in own]
-    built_in = _built_in(missing, experts) if missing else {}
-    datasets = {name: own[name] if name in own else built_in[name] for name in asdict(sources)}
-    origins = {name: getattr(sources, name) or _BUILT_IN for name in datasets}
+    calibration = own[_CALIBRATION] if _CALIBRATION in own else built_in[_CALIBRATION](experts)
+    datasets = {_CALIBRATION: calibration, **judged}
     _check_disjoint(datasets, origins)
     report = {}
     for name, samples in datasets.items():
         write_samples(samples, out / f"{name}.jsonl")
         report[name] = DataSet(f"{name}.jsonl", len(samples), origins[name])
         _logger.info("%s: %d samples, %s", name, len(samples), origins[name])
-    return DatasetsReport(report, _coverage(datasets["calibration"], experts) if experts else None)
+    return DatasetsReport(report, _coverage(calibration, experts) if experts else None)
 
 
-def _built_in(names: Iterable[str], experts: ExpertShares | None) -> dict[str, list[Sample]]:
+def _built_in() -> dict[str, Callable[[ExpertShares | None], list[Sample]]]:
+    """What makes each set, of which that for calibration looks at experts."""
     splits = split_corpus(read_corpus())
     classify, summarise = held_out_examples(splits, _TASK_SAMPLES)
     validation = documents(splits.validation)
 
-    def calibration() -> list[Sample]:
+    def calibration(experts: ExpertShares | None) -> list[Sample]:
         held_out = shingles(*validation, *(example.passage for example in (*classify, *summarise)))
         return _calibration(splits.train, held_out, experts)
 
-    makers: dict[str, Callable[[], list[Sample]]] = {
-        "calibration": calibration,
-        "validation": lambda: [TextSample(text) for text in validation],
-        "summarise": lambda: [SummariseSample(example.prompt, example.answer) for example in summarise],
-        "classify": lambda: [
+    return {
+        _CALIBRATION: calibration,
+        "validation": lambda _: [TextSample(text) for text in validation],
+        "summarise": lambda _: [SummariseSample(example.prompt, example.answer) for example in summarise],
+        "classify": lambda _: [
             ClassifySample(example.prompt, example.choices, example.answer) for example in classify
         ],
     }
-    return {name: makers[name]() for name in names}
 
 
 def _calibration(
@@ -189,7 +201,7 @@ def _from_user(name: str, source: str) -> list[Sample]:
                 f"{source}, sample {number}: a {type(sample).__name__} cannot stand in the {name} data set, "
                 f"which holds {expected.__name__} records"
             )
-    if name == "calibration" and len(samples) < FEWEST_CALIBRATION_SAMPLES:
+    if name == _CALIBRATION and len(samples) < FEWEST_CALIBRATION_SAMPLES:
         raise InputError(
             f"{source} holds {len(samples)} samples: calibration needs at least {FEWEST_CALIBRATION_SAMPLES}"
         )
