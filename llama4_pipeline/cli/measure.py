@@ -128,6 +128,13 @@ def evaluate(
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
 )
+@click.option("--top-k", type=POSITIVE, metavar="N", help="Draw from the N likeliest tokens.  [default: all]")
+@click.option(
+    "--top-p",
+    type=click.FloatRange(min=0, max=1, min_open=True),
+    metavar="P",
+    help="Draw from the likeliest tokens that make up probability P.  [default: all]",
+)
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, metavar="N", help="Of the draws."
 )
@@ -138,16 +145,21 @@ def generate(
     prompt: str,
     max_new_tokens: int,
     temperature: float,
+    top_k: int | None,
+    top_p: float | None,
     seed: int,
     device: str | None,
     as_json: bool,
 ) -> None:
     """Continue a text, streamed to standard output."""
+    if temperature == 0 and (top_k or top_p):
+        raise InputError("--top-k and --top-p are for draws, of which there are none: give --temperature too")
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.runtime.engines import open_decoder
     from llama4_pipeline.runtime.sampling import Sampling
     from llama4_pipeline.runtime.text import generate_text
 
+    sampling = Sampling(temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
     tokenizer = load_tokenizer(graph)
     decoder = open_decoder("onnxruntime", graph=graph, device=device or find_device().name)
     start = time.monotonic()
@@ -157,7 +169,7 @@ def generate(
         tokenizer,
         prompt,
         max_new_tokens=max_new_tokens,
-        sampling=Sampling(temperature=temperature),
+        sampling=sampling,
         stop_tokens=read_stop_tokens(graph),
         seed=seed,
     ):

@@ -279,6 +279,27 @@ def test_a_prompt_that_is_no_text_is_refused(
     assert_refused(arguments, ["--prompt", "not UTF-8"], tmp_path / "out", capsys)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--top-k", "5"], ["--top-k", "give --temperature"]),
+        (["--top-p", "0.9", "--temperature", "0"], ["--top-p", "give --temperature"]),
+        (["--top-k", "0", "--temperature", "1"], ["--top-k", "0 is not in the range"]),
+        (["--top-p", "0", "--temperature", "1"], ["--top-p", "0"]),
+        (["--top-p", "nan", "--temperature", "1"], ["top_p is nan"]),
+    ],
+)
+def test_filters_of_no_draw_or_out_of_range_are_refused(
+    options: list[str],
+    words: list[str],
+    fused: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    arguments = ["generate", "--graph", str(fused), "--prompt", "the", *options]
+    assert_refused(arguments, words, tmp_path / "out", capsys)
+
+
 def test_a_block_that_no_kernel_takes_is_refused(
     fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -301,6 +301,13 @@ def test_generate_draws_by_seed(fused: Path, capsys: pytest.CaptureFixture[str])
     assert first == again != other
 
 
+def test_generate_draws_from_the_likeliest(fused: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--graph", str(fused), "--prompt", "the"]
+    greedy = run_json(capsys, *command)["text"]
+    for narrow in (["--top-k", "1"], ["--top-p", "1e-9"]):
+        assert run_json(capsys, *command, "--temperature", "2", *narrow)["text"] == greedy
+
+
 def test_text_ends_where_the_context_is_full(
     fused: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
