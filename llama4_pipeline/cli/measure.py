@@ -125,6 +125,7 @@ def evaluate(
 @click.option("--graph", type=WholeGraphDirectory(), required=True, metavar="DIR", help="ONNX directory.")
 @click.option("--prompt", required=True, type=Text(), metavar="TEXT")
 @click.option("--max-new-tokens", type=POSITIVE, default=128, show_default=True, metavar="N")
+@click.option("--chat", is_flag=True, help="The prompt is a user's message, in the model's chat template.")
 @click.option(
     "--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True, help="0 is greedy."
 )
@@ -144,6 +145,7 @@ def generate(
     graph: Path,
     prompt: str,
     max_new_tokens: int,
+    chat: bool,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
@@ -151,23 +153,24 @@ def generate(
     device: str | None,
     as_json: bool,
 ) -> None:
-    """Continue a text, streamed to standard output."""
+    """Continue a text or answer a message, streamed to standard output."""
     if temperature == 0 and (top_k or top_p):
         raise InputError("--top-k and --top-p are for draws, of which there are none: give --temperature too")
     from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
     from llama4_pipeline.runtime.engines import open_decoder
     from llama4_pipeline.runtime.sampling import Sampling
-    from llama4_pipeline.runtime.text import generate_text
+    from llama4_pipeline.runtime.text import chat_prompt, generate_text
 
     sampling = Sampling(temperature=temperature, top_k=top_k or 0, top_p=top_p or 1.0)
     tokenizer = load_tokenizer(graph)
+    ids = chat_prompt(tokenizer, prompt, graph) if chat else tokenizer(prompt)["input_ids"]
     decoder = open_decoder("onnxruntime", graph=graph, device=device or find_device().name)
     start = time.monotonic()
     pieces = []
     for piece in generate_text(
         decoder,
         tokenizer,
-        prompt,
+        ids,
         max_new_tokens=max_new_tokens,
         sampling=sampling,
         stop_tokens=read_stop_tokens(graph),

@@ -300,6 +300,26 @@ def test_filters_of_no_draw_or_out_of_range_are_refused(
     assert_refused(arguments, words, tmp_path / "out", capsys)
 
 
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (None, ["no chat template", "leave out --chat", "chat_template.jinja"]),
+        ("{% for message in messages %}", ["does not render", "endfor", "leave out --chat"]),
+        ("{{ raise_exception('no\\nuser') }}", ["does not render (no user)", "leave out --chat"]),
+        ("{{ messages[0].content + 1 }}", ["does not render", "leave out --chat"]),
+    ],
+    ids=["none", "broken", "refuses", "fails"],
+)
+def test_chat_without_a_template_that_renders_is_refused(
+    template: str | None, words: list[str], fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    graph = shutil.copytree(fused, tmp_path / "graph")
+    if template is not None:
+        (graph / "chat_template.jinja").write_text(template)
+    arguments = ["generate", "--graph", str(graph), "--prompt", "the", "--chat"]
+    assert_refused(arguments, [str(graph), *words], tmp_path / "out", capsys)
+
+
 def test_a_block_that_no_kernel_takes_is_refused(
     fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -308,6 +308,47 @@ def test_generate_draws_from_the_likeliest(fused: Path, capsys: pytest.CaptureFi
         assert run_json(capsys, *command, "--temperature", "2", *narrow)["text"] == greedy
 
 
+@pytest.fixture
+def chatty(fused: Path, tmp_path: Path) -> Path:
+    """A graph whose tokenizer opens a text with <s>, and whose chat template writes <s> too."""
+    out = Path(shutil.copytree(fused, tmp_path / "chatty"))
+    opening = [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]
+    tokenizer = json.loads((out / "tokenizer.json").read_text())
+    tokenizer["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": opening,
+        "pair": opening,
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}},
+    }
+    (out / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (out / "chat_template.jinja").write_text(
+        "{{ bos_token }}{% for message in messages %} {{ message.role }} w40 {{ message.content }} </s>"
+        "{% endfor %}{% if add_generation_prompt %} w41{% endif %}"
+    )
+    return out
+
+
+def test_chat_is_the_text_that_the_template_makes(chatty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "--graph", str(chatty), "--max-new-tokens", "12", "--prompt"]
+    written = run_json(capsys, *command, "user w40 the of </s> w41")
+    answer = run_json(capsys, *command, "the of", "--chat")
+    assert answer["text"] == written["text"]
+    assert answer["prompt"] == "the of"
+    assert cli.main([*command, "the of", "--chat"]) == 0
+    assert capsys.readouterr().out == answer["text"] + "\n"
+
+
+def test_an_answer_ends_with_the_turn(chatty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As at the instruct models' <|eot|>: one of several that generation_config.json lists."""
+    command = ["generate", "--graph", str(chatty), "--max-new-tokens", "12", "--prompt", "the of", "--chat"]
+    words = run_json(capsys, *command)["text"].split()
+    turn = next(place for place, word in enumerate(words) if word != words[0])
+    vocabulary = json.loads((chatty / "tokenizer.json").read_text())["model"]["vocab"]
+    stops = {"eos_token_id": [2, vocabulary[words[turn]]]}
+    (chatty / "generation_config.json").write_text(json.dumps(stops))
+    assert run_json(capsys, *command)["text"].split() == words[: turn + 1]
+
+
 def test_text_ends_where_the_context_is_full(
     fused: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-from llama4_pipeline.runtime.text import decode_stream
+from llama4_pipeline.runtime.text import decode_stream, generate_text
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,3 +46,30 @@ def test_text_that_ends_inside_a_character_keeps_the_whole_ones_before(
     assert "".join(decode_stream(byte_tokenizer, ids[:-1])) == "ab"
     doubled = byte_tokenizer.add_tokens(["é\N{REPLACEMENT CHARACTER}"]) and len(byte_tokenizer) - 1
     assert "".join(decode_stream(byte_tokenizer, [*ids, doubled])) == "ab日é"
+
+
+class Scripted:
+    """A decoder that says its line whatever it is fed, and keeps that."""
+
+    max_context = 100
+
+    def __init__(self, line: list[int]) -> None:
+        self.vocab_size = max(line) + 1
+        self.mask = np.zeros((0, 0), dtype=np.int64)
+        self.fed: list[list[int]] = []
+        self._line = iter(line)
+
+    def forward(self, input_ids, attention_mask=None, logits_to_keep=0):
+        self.fed.append(input_ids[0].tolist())
+        return np.eye(self.vocab_size, dtype=np.float32)[[[next(self._line)]]]
+
+
+def test_a_prompt_is_fed_as_it_is_and_the_token_that_ends_its_answer_is_not_shown(
+    byte_tokenizer: "PreTrainedTokenizerBase",
+) -> None:
+    end = byte_tokenizer.eos_token_id
+    said = byte_tokenizer("yes")["input_ids"]
+    decoder = Scripted([*said, end, *said])
+    pieces = generate_text(decoder, byte_tokenizer, [end, 5], max_new_tokens=20, stop_tokens=[0, end])
+    assert "".join(pieces) == "yes"
+    assert decoder.fed == [[end, 5], *([token] for token in said)]
