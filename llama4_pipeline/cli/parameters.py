@@ -27,16 +27,18 @@ class GraphDirectory(click.ParamType):
 
 
 class WholeGraphDirectory(GraphDirectory):
-    """The same with all of its weights, where ONNX Runtime would not look for them before any work.
+    """The same, sound and with all of its weights, where ONNX Runtime would not look for them before any work.
 
     Looking takes memory that `bench` would count as the engine's.
     """
 
     def convert(self, value: str | Path, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        from llama4_pipeline.graph.external_data import load_graph, require_weights
+        from llama4_pipeline.graph.external_data import load_graph, require_valid, require_weights
 
         directory = super().convert(value, param, ctx)
-        require_weights(directory, load_graph(directory))
+        model = load_graph(directory)
+        require_valid(directory, model)
+        require_weights(directory, model)
         return directory
 
 

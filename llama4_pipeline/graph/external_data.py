@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from llama4_pipeline.artifacts.links import link_or_copy
-from llama4_pipeline.errors import InputError
+from llama4_pipeline.errors import InputError, one_line
 from llama4_pipeline.graph.streamed_tensor import Advance, StreamedTensor
 from llama4_pipeline.metadata import FORM_KEY
 from llama4_pipeline.progress import Progress
@@ -60,6 +60,20 @@ def load_fused_graph(directory: Path) -> ir.Model:
     return model
 
 
+def require_valid(directory: Path, model: ir.Model) -> None:
+    """Runs onnx.checker on the model of a graph directory; weights are not looked at.
+
+    Raises:
+        InputError: it refuses the graph.
+    """
+    try:
+        onnx.checker.check_model(skeleton(model))
+    except onnx.checker.ValidationError as error:
+        raise InputError(
+            f"{directory}: onnx.checker refuses the graph ({one_line(error)}); export it again"
+        ) from error
+
+
 def require_weights(directory: Path, model: ir.Model) -> None:
     """Refuses a graph without its weights, or with a part of them.
 
@@ -70,7 +84,12 @@ def require_weights(directory: Path, model: ir.Model) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
-            end = (tensor.offset or 0) + (tensor.length or 0)
+            if tensor.length not in (None, tensor.nbytes):
+                raise InputError(
+                    f"{directory}: {value.name} takes {tensor.nbytes} bytes, of which the graph names {tensor.length}; "
+                    "export it again"
+                )
+            end = (tensor.offset or 0) + tensor.nbytes
             ends[str(tensor.location)] = max(end, ends.get(str(tensor.location), 0))
     for location, end in ends.items():
         file = directory / location

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from llama4_pipeline import cli
@@ -270,6 +271,36 @@ def test_a_graph_without_all_of_its_weights_is_refused(
         ("part", ["model.onnx.data has"]),
     ):
         assert_refused([*command, "--graph", graph], words, tmp_path / "out", capsys)
+
+
+def _lose_a_node(model: onnx.ModelProto) -> None:
+    del model.graph.node[len(model.graph.node) // 2]
+
+
+def _shorten_the_weights(model: onnx.ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "length":
+                entry.value = "5"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(_lose_a_node, "onnx.checker refuses the graph"), (_shorten_the_weights, "of which the graph names 5")],
+)
+def test_a_damaged_graph_is_not_quantized(
+    spoil: Callable[[onnx.ModelProto], None],
+    words: str,
+    fused: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    graph = shutil.copytree(fused, tmp_path / "damaged")
+    model = onnx.load(graph / "model.onnx", load_external_data=False)
+    spoil(model)
+    onnx.save(model, graph / "model.onnx")
+    command = ["quantize", "--graph", str(graph), "--precision", "int4", "--out", str(tmp_path / "out")]
+    assert_refused(command, [words], tmp_path / "out", capsys)
 
 
 def test_a_prompt_that_is_no_text_is_refused(

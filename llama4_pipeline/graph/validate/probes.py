@@ -10,7 +10,6 @@ import onnxruntime
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.convert import QUANTIZED_OPERATORS
-from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.session import open_session
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
@@ -141,19 +140,6 @@ def read_graph(graph: Path) -> onnx.ModelProto:
     if not path.is_file():
         raise InputError(f"{path} does not exist: give a directory that export wrote")
     return onnx.load(path, load_external_data=False)
-
-
-def require_valid(graph: Path) -> None:
-    """Runs onnx.checker on a graph directory; weights are not looked at.
-
-    Raises:
-        InputError: it refuses the graph.
-    """
-    try:
-        onnx.checker.check_model(skeleton(load_graph(graph)))
-    except onnx.checker.ValidationError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{graph}: onnx.checker refuses the graph ({reason}); export it again") from error
 
 
 def graph_facts(model: onnx.ModelProto) -> GraphFacts:

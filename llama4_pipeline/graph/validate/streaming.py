@@ -19,7 +19,7 @@ import torch
 from transformers import DynamicCache
 
 from llama4_pipeline.graph.convert import is_float16
-from llama4_pipeline.graph.external_data import load_graph
+from llama4_pipeline.graph.external_data import load_graph, require_valid
 from llama4_pipeline.graph.session import cut_out, open_session
 from llama4_pipeline.graph.validate.compare import TOLERANCES, StepComparison, Tolerance, divergence_of_last
 from llama4_pipeline.graph.validate.localise import locate
@@ -36,7 +36,6 @@ from llama4_pipeline.graph.validate.probes import (
     present,
     probes_of,
     read_graph,
-    require_valid,
     run_step,
 )
 from llama4_pipeline.graph.validate.report import Failure, Spot, ValidationReport
@@ -86,7 +85,7 @@ def validate_in_layers(
     """
     start = time.monotonic()
     require_batches(batches)
-    require_valid(graph)
+    require_valid(graph, load_graph(graph))
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = tolerance or TOLERANCES[facts.precision]

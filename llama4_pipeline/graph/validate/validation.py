@@ -7,6 +7,7 @@ from pydoc_data.topics import topics
 
 import numpy as np
 
+from llama4_pipeline.graph.external_data import load_graph, require_valid
 from llama4_pipeline.graph.validate.causes import explain
 from llama4_pipeline.graph.validate.compare import (
     TOLERANCES,
@@ -25,7 +26,6 @@ from llama4_pipeline.graph.validate.probes import (
     graph_facts,
     probes_of,
     read_graph,
-    require_valid,
 )
 from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot, ValidationReport
 from llama4_pipeline.graph.validate.sweep import (
@@ -82,7 +82,7 @@ def validate_graph(
     """
     start = time.monotonic()
     require_batches(batches)
-    require_valid(graph)
+    require_valid(graph, load_graph(graph))
     facts = graph_facts(read_graph(graph))
     architecture = checkpoint.architecture
     bounds = TOLERANCES[facts.precision]
