@@ -2,7 +2,6 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import onnxruntime as ort
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.metadata import ANY_WIDTH_KEY, CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import ANY_WIDTH_KEY, CHUNK_SIZE_KEY, MAX_CONTEXT_KEY, tokens_in
 from llama4_pipeline.runtime.decoder import EMPTY_MASK, UNLIMITED, extend_mask, position_ids
 from llama4_pipeline.runtime.fixed_steps import FixedSteps, not_captured
 from llama4_pipeline.runtime.kv_cache import CacheTensor, KeyValueCache, ReboundTensors, SharedBuffers
@@ -88,8 +87,8 @@ class OrtDecoder:
             )
         self.vocab_size: int = logits.shape[2]
         metadata = self._session.get_modelmeta().custom_metadata_map
-        self.max_context = _tokens(graph, metadata, MAX_CONTEXT_KEY)
-        self._chunk_size = _tokens(graph, metadata, CHUNK_SIZE_KEY)
+        self.max_context = tokens_in(metadata, MAX_CONTEXT_KEY) or UNLIMITED
+        self._chunk_size = tokens_in(metadata, CHUNK_SIZE_KEY) or UNLIMITED
         tensors = _cache_tensors(self._session, graph, self.max_context, self._chunk_size)
         self._shared = SharedBuffers(tensors, device) if self._fused else None
         self._cache: KeyValueCache = self._shared or ReboundTensors(tensors, device)
@@ -308,14 +307,6 @@ def _require_any_width(graph: Path) -> None:
             f"{graph}: the shape of its decode steps cannot be fixed for a CUDA graph; export it again in fused form, "
             "with a --max-context below the model's floor_scale, so that no temperature counts slots"
         )
-
-
-def _tokens(graph: Path, metadata: Mapping[str, str], key: str) -> int:
-    """What a graph says of its lengths."""
-    value = metadata.get(key, str(UNLIMITED))
-    if not value.isdecimal() or not 1 <= int(value) <= UNLIMITED:
-        raise InputError(f"{graph}: {key} is {value!r}, expected a number of tokens; export it again")
-    return int(value)
 
 
 def _cache_tensors(session: Any, graph: Path, max_context: int, chunk_size: int) -> list[CacheTensor]:

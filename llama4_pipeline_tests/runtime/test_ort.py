@@ -238,7 +238,7 @@ def test_a_length_that_is_none_is_refused(fused_graph, tmp_path, key, value):
     model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
     onnx.helper.set_model_props(model, {each.key: each.value for each in model.metadata_props} | {key: value})
     onnx.save(model, tmp_path / "model.onnx")
-    with pytest.raises(InputError, match=rf"{key} is '{value}', expected a number of tokens"):
+    with pytest.raises(InputError, match=rf"{key} of the graph is '{value}', expected a number of tokens"):
         OrtDecoder(tmp_path, threads=1)
 
 

@@ -13,7 +13,7 @@ from llama4_pipeline.graph.convert import QUANTIZED_OPERATORS
 from llama4_pipeline.graph.session import open_session
 from llama4_pipeline.graph.validate.uses import Case, Part, Step, runs_of, whole
 from llama4_pipeline.llama4.architecture import Architecture
-from llama4_pipeline.metadata import CHUNK_SIZE_KEY, FORM_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY, FORM_KEY, MAX_CONTEXT_KEY, tokens_in
 from llama4_pipeline.runtime.decoder import UNLIMITED
 
 Cache = dict[str, np.ndarray]  # by the name of the graph's input, [batch, kv_heads, tokens, head_dim]
@@ -160,10 +160,9 @@ def graph_facts(model: onnx.ModelProto) -> GraphFacts:
         precision = "float16"
     opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    limit = metadata.get(MAX_CONTEXT_KEY)
     form = metadata.get(FORM_KEY) or ("fused" if "GroupQueryAttention" in operators else "portable")
-    chunk_size = int(metadata.get(CHUNK_SIZE_KEY, UNLIMITED))
-    return GraphFacts(form, precision, opset, int(limit) if limit else None, chunk_size)
+    chunk_size = tokens_in(metadata, CHUNK_SIZE_KEY) or UNLIMITED
+    return GraphFacts(form, precision, opset, tokens_in(metadata, MAX_CONTEXT_KEY), chunk_size)
 
 
 def empty_cache(inputs: list[onnxruntime.NodeArg], case: Case, facts: GraphFacts) -> Cache:
