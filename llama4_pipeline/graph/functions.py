@@ -1,6 +1,7 @@
 """The functions of the ONNX domain `llama4`: one block of the model each, in standard operators of opset 18.
 
 A model that calls them carries them (model-local functions, onnx/docs/IR.md), so any runtime expands and runs them.
+A function stands behind those that it calls, here and in the model: onnx.reference reads them in one pass.
 The optimise stage swaps each call for ONNX Runtime's kernel. Shapes are those of `llama4_pipeline.llama4.exportable`.
 """
 
@@ -75,6 +76,22 @@ def MixtureOfExperts(hidden, router_logits, gate_up, down, experts_per_token: in
 
 
 @script(_llama4, default_opset=op)
+def Slots(attention_mask):
+    """0 .. T - 1 as [T], int64."""
+    total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
+    return op.Range(op.Constant(value_int=0), total, op.Constant(value_int=1))
+
+
+@script(_llama4, default_opset=op)
+def QuerySlots(input_ids, attention_mask):
+    """T - S .. T - 1 as [S, 1], int64: where in the cache the new tokens go."""
+    total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
+    new = op.Squeeze(op.Shape(input_ids, start=1, end=2))
+    slots = op.Range(total - new, total, op.Constant(value_int=1))
+    return op.Unsqueeze(slots, op.Constant(value_ints=[1]))
+
+
+@script(_llama4, default_opset=op)
 def CausalBias(input_ids, attention_mask, to: int):
     """0 where query and key may meet, -30000 elsewhere (a float16 sum with a score stays finite), [B, 1, S, T]."""
     kv = _llama4.Slots(attention_mask)
@@ -99,22 +116,6 @@ def ChunkedCausalBias(input_ids, attention_mask, chunk_size: int, to: int):
     size = op.Constant(value_int=chunk_size)
     same = op.Equal(op.Div(query - origin, size), op.Div(kv - origin, size))
     return op.Cast(op.Where(op.And(op.And(causal, same), real), 0.0, -30000.0), to=to)
-
-
-@script(_llama4, default_opset=op)
-def Slots(attention_mask):
-    """0 .. T - 1 as [T], int64."""
-    total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
-    return op.Range(op.Constant(value_int=0), total, op.Constant(value_int=1))
-
-
-@script(_llama4, default_opset=op)
-def QuerySlots(input_ids, attention_mask):
-    """T - S .. T - 1 as [S, 1], int64: where in the cache the new tokens go."""
-    total = op.Squeeze(op.Shape(attention_mask, start=1, end=2))
-    new = op.Squeeze(op.Shape(input_ids, start=1, end=2))
-    slots = op.Range(total - new, total, op.Constant(value_int=1))
-    return op.Unsqueeze(slots, op.Constant(value_ints=[1]))
 
 
 @script(_llama4, default_opset=op)
@@ -267,8 +268,8 @@ def NormalizedRotaryAttention(
 _FUNCTIONS = {
     f.name: f
     for f in (
-        LastPositions, RMSNormalization, SkipRMSNormalization, SwiGLU, MixtureOfExperts, CausalBias, ChunkedCausalBias,
-        Slots, QuerySlots, RotaryAngles, AttentionTemperature, AsList, SplitHeads, Rotate, L2Normalization,
+        LastPositions, RMSNormalization, SkipRMSNormalization, SwiGLU, MixtureOfExperts, Slots, QuerySlots,
+        CausalBias, ChunkedCausalBias, RotaryAngles, AttentionTemperature, AsList, SplitHeads, Rotate, L2Normalization,
         CachedAttention, PlainAttention, TemperedAttention, RotaryAttention, NormalizedRotaryAttention,
     )
 }  # fmt: skip
@@ -288,7 +289,7 @@ def attach_functions(model: ir.Model) -> tuple[str, ...]:
         called[name] = ir.serde.deserialize_function(_FUNCTIONS[name].to_function_proto())
         called[name].opset_imports[""] = opset
         pending |= {node.op_type for node in called[name] if node.domain == DOMAIN} - called.keys()
-    names = sorted(called)  # the order of a set differs from process to process
+    names = [name for name in _FUNCTIONS if name in called]
     model.functions.update({called[name].identifier(): called[name] for name in names})
     model.opset_imports[DOMAIN] = _VERSION
     return tuple(names)

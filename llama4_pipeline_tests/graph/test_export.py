@@ -3,14 +3,25 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx.reference import ReferenceEvaluator
+from onnxscript import OnnxFunction
 
 import llama4_pipeline
 from llama4_pipeline.errors import InputError
+from llama4_pipeline.graph import functions
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
+from llama4_pipeline_tests.graph.session import (
+    Session,
+    positions,
+    random_ids,
+    reference_logits,
+    relative_error,
+)
+
+_CACHES = [f"past_key_values.{i}.{kind}" for i in range(4) for kind in ("key", "value")]
 
 
 def test_graph_reads_like_the_model(portable_graph: Path) -> None:
@@ -23,9 +34,28 @@ def test_graph_reads_like_the_model(portable_graph: Path) -> None:
     assert {"NormalizedRotaryAttention", "TemperedAttention", "SwiGLU", "ChunkedCausalBias"} <= operators
 
 
-def test_functions_stand_in_the_order_of_their_names(portable_graph: Path) -> None:
-    names = [function.name for function in load_graph(portable_graph).functions.values()]
-    assert len(names) > 5 and names == sorted(names), "every export of a checkpoint has the same bytes"
+def test_functions_stand_behind_those_that_they_call(portable_graph: Path) -> None:
+    names: list[str] = []
+    for function in load_graph(portable_graph).functions.values():
+        assert {node.op_type for node in function if node.domain == "llama4"} <= set(names)
+        names.append(function.name)
+    in_source = [name for name, value in vars(functions).items() if isinstance(value, OnnxFunction)]
+    every_export_alike = [name for name in in_source if name in names]
+    assert len(names) > 5 and names == every_export_alike
+
+
+def test_reference_evaluator_of_onnx_computes_what_transformers_does(
+    portable_graph: Path, checkpoint: Checkpoint
+) -> None:
+    ids, mask = random_ids(checkpoint, 2, 20), np.ones((2, 20), np.int64)
+    mask[1, :3] = 0
+    past = {name: np.zeros((2, 2, 0, 16), np.float32) for name in _CACHES}
+    feeds = {"input_ids": ids, "attention_mask": mask, "position_ids": positions(mask), **past}
+
+    evaluator = ReferenceEvaluator(onnx.load(portable_graph / "model.onnx"))
+    logits = evaluator.run(["logits"], feeds | {"logits_to_keep": np.array(0)})[0]
+
+    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4
 
 
 def test_nothing_tells_where_the_package_is_installed(portable_graph: Path) -> None:
@@ -37,12 +67,11 @@ def test_nothing_tells_where_the_package_is_installed(portable_graph: Path) -> N
 def test_inputs_and_outputs_carry_the_names_of_optimum(portable_graph: Path) -> None:
     graph = load_graph(portable_graph).graph
 
-    caches = [f"past_key_values.{i}.{kind}" for i in range(4) for kind in ("key", "value")]
     assert [value.name for value in graph.inputs] == [
-        "input_ids", "attention_mask", "position_ids", *caches, "logits_to_keep",
+        "input_ids", "attention_mask", "position_ids", *_CACHES, "logits_to_keep",
     ]  # fmt: skip
     assert [value.name for value in graph.outputs] == [
-        "logits", *(name.replace("past_key_values", "present") for name in caches),
+        "logits", *(name.replace("past_key_values", "present") for name in _CACHES),
     ]  # fmt: skip
 
 
