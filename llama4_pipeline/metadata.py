@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from llama4_pipeline.errors import InputError
 
-_MOST_TOKENS = 2**31 - 1
+MOST_TOKENS = 2**31 - 1  # GroupQueryAttention counts in 32 bits
 
 FORM_KEY = "llama4.form"  # "portable" or "fused"
 MAX_CONTEXT_KEY = "llama4.max_context"  # tokens of prompt and answer together
@@ -22,6 +22,6 @@ def tokens_in(metadata: Mapping[str, str], key: str) -> int | None:
     value = metadata.get(key)
     if value is None:
         return None
-    if not value.isdecimal() or not 1 <= int(value) <= _MOST_TOKENS:
+    if not value.isdecimal() or not 1 <= int(value) <= MOST_TOKENS:
         raise InputError(f"{key} of the graph is {value!r}, expected a number of tokens; export it again")
     return int(value)

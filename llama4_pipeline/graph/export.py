@@ -26,11 +26,10 @@ from llama4_pipeline.graph.streamed_tensor import StreamedTensor
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.llama4.exportable import ExportableLlama4
 from llama4_pipeline.llama4.weights import WeightSource
-from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY, MOST_TOKENS
 
 OLDEST_OPSET = 18
 _NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
-_MOST_TOKENS = 2**31 - 1  # GroupQueryAttention counts in 32 bits
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
@@ -112,8 +111,8 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
         raise InputError(f"opset {opset} is too old: Llama 4 needs opset {OLDEST_OPSET} or higher")
     if opset > _NEWEST_OPSET:
         raise InputError(f"opset {opset} is too new: the exporter knows opsets to {_NEWEST_OPSET}")
-    if not 1 <= max_context <= _MOST_TOKENS:
-        raise InputError(f"max context {max_context}: give 1 to {_MOST_TOKENS} tokens")
+    if not 1 <= max_context <= MOST_TOKENS:
+        raise InputError(f"max context {max_context}: give 1 to {MOST_TOKENS} tokens")
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
         raise InputError(

@@ -19,7 +19,7 @@ from llama4_pipeline.graph.quantize.blocks import expert_matrix
 from llama4_pipeline.graph.quantize.segments import Segment, cut_by_layer, open_segment
 from llama4_pipeline.graph.quantize.statistics import Moments, Statistics
 from llama4_pipeline.graph.quantize.weights import Layout, Weight, find_weights, untie
-from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import CHUNK_SIZE_KEY, MAX_CONTEXT_KEY, tokens_in
 from llama4_pipeline.progress import Progress
 
 _Flow = dict[str, np.ndarray]  # of one sequence: the values that enter a layer, and the graph's inputs
@@ -46,8 +46,8 @@ class Calibration:
 
     def cut_for(self, model: ir.Model) -> "Calibration":
         """The sequences cut to what a graph takes at once: its context, or a chunk where layers attend in chunks."""
-        limits = [model.metadata_props.get(key) for key in (MAX_CONTEXT_KEY, CHUNK_SIZE_KEY)]
-        size = min((int(limit) for limit in limits if limit), default=0)
+        limits = [tokens_in(model.metadata_props, key) for key in (MAX_CONTEXT_KEY, CHUNK_SIZE_KEY)]
+        size = min(filter(None, limits), default=0)
         if not size:
             return self
         return Calibration(

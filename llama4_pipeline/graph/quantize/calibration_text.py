@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llama4_pipeline.data.samples import read_samples, text_of
+from llama4_pipeline.data.samples import form_of, read_samples, text_of
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.llama4.architecture import Architecture
@@ -67,7 +67,7 @@ def _texts(source: str | Path, directory: Path) -> Iterator[np.ndarray]:
 def _holds_token_ids(source: str | Path) -> bool:
     """Whether the first row of a JSONL file has token ids and no text; samples may have further keys."""
     file = Path(source)
-    if file.suffix != ".jsonl" or not file.is_file():
+    if not file.is_file() or form_of(file) != "jsonl":
         return False
     _, first = next(_lines(file), (0, b"null"))
     try:

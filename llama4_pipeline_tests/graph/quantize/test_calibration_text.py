@@ -77,3 +77,9 @@ def test_a_sample_may_carry_token_ids_that_nobody_reads(tiny_random_checkpoint: 
     (tmp_path / "samples.jsonl").write_text('{"text": "the of and", "input_ids": [99999]}')
     [sequence] = read_calibration(tmp_path / "samples.jsonl", tiny_random_checkpoint).sequences
     assert len(sequence) == 3
+
+
+def test_token_ids_are_known_by_a_suffix_in_any_case(tiny_random_checkpoint: Path, tmp_path: Path):
+    (tmp_path / "ids.JSONL").write_text('{"input_ids": [1, 2, 3]}\n')
+    [sequence] = read_calibration(tmp_path / "ids.JSONL", tiny_random_checkpoint).sequences
+    assert sequence.tolist() == [1, 2, 3]
