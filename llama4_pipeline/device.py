@@ -42,7 +42,7 @@ class Device:
         """What a measurement is comparable within: processor and its vectors, cores, memory, system, the GPU in use."""
         machine = describe_machine()
         description = {
-            "cpu": machine.cpu,  # of a virtual machine often a family's name alone
+            "cpu": machine.cpu,
             "vectors": " ".join(machine.features),
             "cores": str(machine.cores),
             "memory": f"{machine.memory_bytes / 2**30:.0f} GiB",

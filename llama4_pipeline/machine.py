@@ -45,6 +45,7 @@ class Machine(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     cpu: str
+    """Its name and, on x86, family and model, since virtual machines give several generations one name."""
     cores: int
     """That this process may use."""
     memory_bytes: int
@@ -93,7 +94,9 @@ def library_versions() -> dict[str, str]:
 
 
 def _cpu_name() -> str:
-    return _cpu_fact("model name") or platform.processor() or platform.machine()
+    name = _cpu_fact("model name") or platform.processor() or platform.machine()
+    family, model = _cpu_fact("cpu family"), _cpu_fact("model")
+    return f"{name}, family {family} model {model}" if family and model else name
 
 
 def _cpu_fact(key: str) -> str:

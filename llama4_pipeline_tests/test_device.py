@@ -108,6 +108,20 @@ def test_measurements_of_processors_with_other_vectors_are_not_compared(
     assert described[0] != described[1]
 
 
+def test_measurements_of_two_generations_of_one_name_are_not_compared(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu, described = device.Device("cpu", "a test"), []
+    for model in ("1", "49"):
+        facts = {"model name": "AMD EPYC", "cpu family": "23", "model": model}
+        monkeypatch.setattr("llama4_pipeline.machine._cpu_fact", lambda key, facts=facts: facts.get(key, ""))
+        described.append(cpu.machine())
+    assert [each["cpu"] for each in described] == [
+        "AMD EPYC, family 23 model 1",
+        "AMD EPYC, family 23 model 49",
+    ]
+
+
 @pytest.mark.skipif(not shutil.which("cc"), reason="builds the drivers of a machine that is not here with cc")
 def test_a_gpu_is_the_one_that_cuda_counts_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Drivers of a machine with two, of which CUDA_VISIBLE_DEVICES left the second."""
