@@ -25,3 +25,15 @@ def tokens_in(metadata: Mapping[str, str], key: str) -> int | None:
     if not value.isdecimal() or not 1 <= int(value) <= MOST_TOKENS:
         raise InputError(f"{key} of the graph is {value!r}, expected a number of tokens; export it again")
     return int(value)
+
+
+def exported_context(metadata: Mapping[str, str]) -> int:
+    """The most tokens, prompt and answer together, that a graph of this pipeline was exported for.
+
+    Raises:
+        InputError: it does not say, or says no number of tokens.
+    """
+    tokens = tokens_in(metadata, MAX_CONTEXT_KEY)
+    if tokens is None:
+        raise InputError(f"the graph does not say {MAX_CONTEXT_KEY}; export it again")
+    return tokens

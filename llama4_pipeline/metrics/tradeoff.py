@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from llama4_pipeline.graph.external_data import initializer_bytes, load_graph
 from llama4_pipeline.llama4.tokenizer import load_tokenizer, read_stop_tokens
-from llama4_pipeline.metadata import MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import exported_context
 from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, text_documents
 from llama4_pipeline.metrics.expert_changes import ReferenceRouting
 from llama4_pipeline.metrics.latency import measure_decoder
@@ -73,7 +73,7 @@ def compare_methods(
         scratch: where a quantized graph stands while it is judged, and what PyTorch said of the text.
     """
     tokenizer, stop_tokens = load_tokenizer(checkpoint), read_stop_tokens(checkpoint)
-    max_context = int(load_graph(graph).metadata_props[MAX_CONTEXT_KEY])
+    max_context = exported_context(load_graph(graph).metadata_props)
     routing = ReferenceRouting(checkpoint, text_documents(tokenizer, data), max_context)
     reference = RememberedDecoder(open_decoder("pytorch", checkpoint=checkpoint), scratch)
 

@@ -31,6 +31,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "tensor(float)": np.dtype(np.float32),
     "tensor(float16)": np.dtype(np.float16),
 }
+_FED = {"input_ids", "attention_mask", "position_ids", "logits_to_keep"}
 _CACHE_DTYPES = _DTYPES | {"tensor(int8)": np.dtype(np.int8)}
 # What the CUDA provider leaves to the CPU where it comes from Shape: GroupQueryAttention takes the length from there.
 _ON_LENGTHS = {"Cast", "Min", "Neg", "Squeeze"}
@@ -90,6 +91,7 @@ class OrtDecoder:
         self.max_context = tokens_in(metadata, MAX_CONTEXT_KEY) or UNLIMITED
         self._chunk_size = tokens_in(metadata, CHUNK_SIZE_KEY) or UNLIMITED
         tensors = _cache_tensors(self._session, graph, self.max_context, self._chunk_size)
+        _require_a_decoders_values(self._session, graph, tensors)
         self._shared = SharedBuffers(tensors, device) if self._fused else None
         self._cache: KeyValueCache = self._shared or ReboundTensors(tensors, device)
         self._binding = self._session.io_binding()
@@ -307,6 +309,19 @@ def _require_any_width(graph: Path) -> None:
             f"{graph}: the shape of its decode steps cannot be fixed for a CUDA graph; export it again in fused form, "
             "with a --max-context below the model's floor_scale, so that no temperature counts slots"
         )
+
+
+def _require_a_decoders_values(session: Any, graph: Path, tensors: list[CacheTensor]) -> None:
+    """Before the first run, which would name neither the graph nor what to do."""
+    fed = _FED | {tensor.past for tensor in tensors}
+    if strange := [value.name for value in session.get_inputs() if value.name not in fed]:
+        raise InputError(
+            f"{graph}: nothing feeds its input {strange[0]}; the inputs of a decoder are {', '.join(sorted(_FED))} "
+            "and past_key_values"
+        )
+    outputs = {value.name for value in session.get_outputs()}
+    if missing := [tensor.present for tensor in tensors if tensor.present not in outputs]:
+        raise InputError(f"{graph}: it has no output {missing[0]}; export it again, with its cache")
 
 
 def _cache_tensors(session: Any, graph: Path, max_context: int, chunk_size: int) -> list[CacheTensor]:

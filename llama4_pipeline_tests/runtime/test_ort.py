@@ -242,6 +242,24 @@ def test_a_length_that_is_none_is_refused(fused_graph, tmp_path, key, value):
         OrtDecoder(tmp_path, threads=1)
 
 
+def test_an_input_that_nothing_feeds_is_refused(fused_graph, tmp_path):
+    shutil.copytree(fused_graph, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    model.graph.input.append(onnx.helper.make_tensor_value_info("pixel_values", onnx.TensorProto.FLOAT, [1]))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match="nothing feeds its input pixel_values; the inputs of a decoder are"):
+        OrtDecoder(tmp_path, threads=1)
+
+
+def test_a_cache_that_does_not_come_out_is_refused(portable_graph, tmp_path):
+    shutil.copytree(portable_graph, tmp_path, dirs_exist_ok=True)
+    model = onnx.load(tmp_path / "model.onnx", load_external_data=False)
+    model.graph.output.remove(next(value for value in model.graph.output if value.name == "present.1.key"))
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(InputError, match=r"it has no output present\.1\.key; export it again"):
+        OrtDecoder(tmp_path, threads=1)
+
+
 def test_a_directory_without_graph_is_named(tmp_path):
     with pytest.raises(InputError, match=r"model\.onnx does not exist"):
         OrtDecoder(tmp_path)

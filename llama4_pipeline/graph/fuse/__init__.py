@@ -23,7 +23,7 @@ from llama4_pipeline.graph.fuse.rewriter import Rewriter
 from llama4_pipeline.graph.fuse.rows import Rows
 from llama4_pipeline.graph.fuse.swiglu import fuse_swiglu
 from llama4_pipeline.graph.sidecars import copy_sidecars
-from llama4_pipeline.metadata import ANY_WIDTH_KEY, FORM_KEY, MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import ANY_WIDTH_KEY, FORM_KEY, exported_context
 
 OLDEST_OPSET = 23  # RMSNormalization
 
@@ -67,9 +67,10 @@ def fuse_model(model: ir.Model) -> FuseReport:
     """Fuses a portable graph of this pipeline in place.
 
     Raises:
+        InputError: the graph does not say for how many tokens it was exported.
         ValueError: as `fuse_graph`.
     """
-    max_context = int(model.metadata_props[MAX_CONTEXT_KEY])
+    max_context = exported_context(model.metadata_props)
     before = Counter(node.op_type for node in model.graph)
     rewriter = Rewriter(model)
     rows = Rows(rewriter)

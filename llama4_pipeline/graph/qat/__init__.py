@@ -20,7 +20,7 @@ from llama4_pipeline.graph.quantize.plan import DeviceName
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
 from llama4_pipeline.graph.quantize.weights import find_weights
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metadata import MAX_CONTEXT_KEY
+from llama4_pipeline.metadata import exported_context
 from llama4_pipeline.methods import QAT
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def quantize_aware(
             out,
             form="fused",
             precision=precision,
-            max_context=int(float_graph.metadata_props[MAX_CONTEXT_KEY]),
+            max_context=exported_context(float_graph.metadata_props),
             opset=float_graph.opset_imports[""],
             method=RoundToNearest.name,
             device=device,

@@ -75,3 +75,14 @@ def test_fused_graph_calls_no_function(fused_graph: Path) -> None:
 
     assert not model.functions
     assert {node.domain for node in model.graph} == {"", "com.microsoft"}
+
+
+def test_portable_graph_that_does_not_say_its_context_is_refused(
+    portable_graph: Path, tmp_path: Path
+) -> None:
+    model = load_graph(portable_graph)
+    del model.metadata_props["llama4.max_context"]
+    save_graph(model, tmp_path / "graph", share_weights=True)
+
+    with pytest.raises(InputError, match=r"does not say llama4\.max_context; export it again"):
+        fuse_graph(tmp_path / "graph", tmp_path / "out")
