@@ -274,6 +274,9 @@ class ModelSpec(BaseModel):
             architecture = self.architecture
         except InputError as error:
             raise ValueError(f"a valid config; {error}") from error
+        sparse, layers = self.config.get("moe_layers") or (), architecture.layers if architecture else ()
+        if outside := [layer for layer in sparse if not 0 <= layer < len(layers)]:
+            raise ValueError(f"moe_layers from 0 to {len(layers) - 1}; {outside[0]} is no layer")
         if architecture and self.max_context > architecture.max_position_embeddings:
             raise ValueError(
                 f"max_context of at most max_position_embeddings ({architecture.max_position_embeddings})"
@@ -310,7 +313,7 @@ def load_catalog(user_file: Path | None = None) -> dict[str, ModelSpec]:
     if user_file is not None:
         for name, table in _read_tables(user_file).items():
             inherited, _ = tables.get(name, ({}, user_file))
-            tables[name] = ({**inherited, **table}, user_file)
+            tables[name] = (_merged(inherited, table), user_file)
     return {name: _model(name, table, file) for name, (table, file) in tables.items()}
 
 
@@ -329,6 +332,16 @@ def find_model(name: str, catalog: Mapping[str, ModelSpec] | None = None) -> Mod
         hint = _nearest(name, models) or f"; the catalog has {', '.join(models)}"
         raise InputError(f"no model {name!r} in the catalog{hint}")
     return models[name]
+
+
+def _merged(inherited: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """A table with single keys replaced, in the tables within it too."""
+    merged = {**inherited, **own}
+    for key in inherited.keys() & own.keys():
+        before, after = inherited[key], own[key]
+        if isinstance(before, dict) and isinstance(after, dict):
+            merged[key] = _merged(before, after)
+    return merged
 
 
 def _read_tables(file: Path) -> dict[str, dict[str, Any]]:

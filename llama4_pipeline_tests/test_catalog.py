@@ -95,6 +95,23 @@ def test_a_user_adds_a_model_and_replaces_a_source(user_file: Path, monkeypatch:
     assert load_catalog(user_file) == catalog
 
 
+def test_a_user_replaces_single_keys_of_the_tables_in_a_table(user_file: Path) -> None:
+    user_file.write_text(
+        "[models.tiny]\nbenchmark = { repeats = 9 }\n[models.tiny.quantization]\nint4 = 'gptq'\n"
+        "[models.mini.config]\nnum_hidden_layers = 8\n[models.mini.config.rope_parameters]\nrope_theta = 7.0\n"
+    )
+    before, after = load_catalog(), load_catalog(user_file)
+    tiny, mini = before["tiny"], before["mini"]
+    assert after["tiny"] == tiny.model_copy(
+        update={
+            "benchmark": tiny.benchmark.model_copy(update={"repeats": 9}),
+            "quantization": tiny.quantization.model_copy(update={"int4": "gptq"}),
+        }
+    )
+    rope = mini.config["rope_parameters"] | {"rope_theta": 7.0}
+    assert after["mini"].config == mini.config | {"num_hidden_layers": 8, "rope_parameters": rope}
+
+
 def test_a_hub_model_needs_no_config(user_file: Path) -> None:
     user_file.write_text('[models.x]\ndescription = "X"\nsource = "hub:some.one/x-1"\nmax_context = 512\n')
     model = load_catalog(user_file)["x"]
@@ -225,6 +242,12 @@ def refused(file: Path, message: str) -> None:
         ("num_hidden_layers = 2", "initializer_range = nan", "key config: expected what JSON can hold"),
         ("num_hidden_layers = 2", "eos_token_id = 1979-05-27", "key config: expected what JSON can hold"),
         ("num_hidden_layers = 2", "num_hidden_layers = 10000000000", "expected at most 10000"),
+        (
+            "num_hidden_layers = 2",
+            "num_hidden_layers = 2\nmoe_layers = [2]",
+            "moe_layers from 0 to 1; 2 is no",
+        ),
+        ("num_hidden_layers = 2", "num_hidden_layers = 2\nmoe_layers = [-1]", "from 0 to 1; -1 is no layer"),
         ("'random'", '"local:a\\u0000b"', "null byte; write the directory out"),
         ("'Mine'", f"{'[' * 5000}", "not TOML"),
         ("num_hidden_layers = 2", "rope_parameters = 1", "expected rope_parameters to be a table"),
