@@ -228,8 +228,12 @@ def _check_disjoint(datasets: Mapping[str, Sequence[Sample]], origins: Mapping[s
 
 
 def _without_instructions(texts: Iterable[str]) -> list[set[Shingle]]:
-    """The shingles of each text but for those of most texts: one instruction may open the prompts of several sets."""
+    """The shingles of each text but for those of most texts: one instruction may open the prompts of several sets.
+
+    A text that is there twice counts once, or its own would be such an instruction.
+    """
     each = list(map(shingles, texts))
-    counts = Counter(chain.from_iterable(each))
-    common = {shingle for shingle, count in counts.items() if 2 * count > len(each) > 1}
+    distinct = set(map(frozenset, each))
+    counts = Counter(chain.from_iterable(distinct))
+    common = {shingle for shingle, count in counts.items() if 2 * count > len(distinct) > 1}
     return [own - common for own in each]

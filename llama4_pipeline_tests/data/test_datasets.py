@@ -174,3 +174,11 @@ def test_one_instruction_may_open_the_prompts_of_two_sets(tmp_path: Path):
     sources = DataSources(**{name: str(tmp_path / f"own-{name}.jsonl") for name in tasks})
     report = build_datasets(tmp_path, sources=sources)
     assert report.datasets["classify"].samples == 3
+
+
+def test_a_text_that_a_set_repeats_is_no_instruction(tmp_path: Path, built: tuple[Path, DatasetsReport]):
+    own = tmp_path / "own.jsonl"
+    taken = content(read_samples(built[0] / "calibration.jsonl")[0])
+    write_samples([TextSample(taken)] * 2, own)
+    with pytest.raises(InputError, match="sample 1 of validation stands in calibration too"):
+        build_datasets(tmp_path, sources=DataSources(validation=str(own)))
