@@ -254,6 +254,14 @@ class SharedStore(Store):
         content = recipe.model_dump_json(indent=1).encode()
         self._objects.write(pointer.relative_to(self.root).as_posix(), content)
 
+    def _is_latest(self, entry: Path) -> bool:
+        """So is what waits to be uploaded: the stage that made it has not come to its end."""
+        key = key_of(entry)
+        unsent = key is not None and entry.with_name(f"{UNSENT}{key}")
+        if unsent and unsent.exists() and time.time() - unsent.stat().st_mtime < _SPARED.total_seconds():
+            return True
+        return super()._is_latest(entry)
+
     def _published(self) -> list[str]:
         """`MODEL/STAGE/KEY` of every manifest."""
         names = (Path(name) for name in self._objects.names() if not name.startswith("."))

@@ -148,6 +148,9 @@ class Store:
         """
         recipe = self.latest(model, stage)
         artifact = self._open(recipe).artifact if recipe else None
+        if recipe and artifact is None:  # for a moment, perhaps, while a new one takes its place
+            with self._unchanging(self._directory(recipe)):
+                artifact = self._open(recipe).artifact
         if artifact is None:
             state = "is gone" if recipe else "has not been built"
             raise InputError(f"{stage} of {model} {state}: materialize {stage} first")
@@ -179,8 +182,7 @@ class Store:
         used = (shelf for shelf in self._shelves() if (shelf / _LATEST).exists())
         damaged = self._damaged_pointers({shelf.relative_to(self.root) for shelf in used})
         for directory in self._directories():
-            lock = lock_of(directory, self.root)
-            with locks.shared(lock) if os.access(self.root, os.W_OK) else nullcontext():
+            with self._unchanging(directory):
                 found = open_artifact(directory)
                 if found.artifact:
                     _logger.info("verifying %s", directory.relative_to(self.root))
@@ -291,6 +293,10 @@ class Store:
     def _is_latest(self, entry: Path) -> bool:
         latest = self.latest(entry.parent.parent.name, entry.parent.name)
         return latest is not None and self._directory(latest) == entry
+
+    def _unchanging(self, directory: Path) -> AbstractContextManager[None]:
+        """Nothing of an artifact comes or goes meanwhile; of a store that this process cannot write, nobody knows."""
+        return locks.shared(lock_of(directory, self.root)) if os.access(self.root, os.W_OK) else nullcontext()
 
     def _require_root(self) -> None:
         """A name that was typed wrong is no empty store."""

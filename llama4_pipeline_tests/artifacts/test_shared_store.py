@@ -1,6 +1,7 @@
 """The shared store: two machines, each with its own copies, and one object store between them."""
 
 import errno
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -185,12 +186,17 @@ def test_what_is_being_uploaded_is_not_collected(here: SharedStore, monkeypatch:
     assert was_made and here.verify() == {}
 
 
-def test_what_was_never_uploaded_is_collected_with_its_mark(
+def test_what_was_never_uploaded_is_collected_with_its_mark_after_a_day(
     here: SharedStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _make_without_upload(here, monkeypatch)
     here.collect_garbage()
-    assert list((here.root / "tiny" / "exported_graph").iterdir()) == []
+    shelf = here.root / "tiny" / "exported_graph"
+    assert len(list(shelf.iterdir())) == 2, "hours of work may wait there"
+    [mark] = shelf.glob(".unsent-*")
+    os.utime(mark, (0, 0))
+    here.collect_garbage()
+    assert list(shelf.iterdir()) == []
 
 
 @pytest.mark.parametrize("content", [None, b"o"])

@@ -8,17 +8,20 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from llama4_pipeline.artifacts import locks
 from llama4_pipeline.artifacts import store as artifacts_store
 from llama4_pipeline.artifacts.artifact import Artifact
 from llama4_pipeline.artifacts.garbage import Freed
 from llama4_pipeline.artifacts.links import link_or_copy
 from llama4_pipeline.artifacts.manifest import FileRecord
+from llama4_pipeline.artifacts.publish import lock_of
 from llama4_pipeline.artifacts.recipe import Recipe
 from llama4_pipeline.artifacts.store import Make, Store
 from llama4_pipeline.errors import InputError
@@ -53,6 +56,19 @@ def test_a_file_where_a_stage_belongs_is_named(tmp_path: Path):
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "artifacts")
+
+
+def test_an_input_that_is_being_replaced_is_there(store: Store) -> None:
+    """Between two renames it has no name."""
+    artifact, away = made(store, recipe()), store.root / "away"
+    with ThreadPoolExecutor() as pool:
+        with locks.exclusive(lock_of(artifact.local, store.root)):
+            artifact.local.rename(away)
+            found = pool.submit(store.input_of, "tiny", "exported_graph")
+            time.sleep(0.2)
+            assert not found.done()
+            away.rename(artifact.local)
+        assert found.result(timeout=10) == artifact
 
 
 def made(store: Store, wanted: Recipe, text: str = "one") -> Artifact:
