@@ -46,6 +46,6 @@ def write_manifest(
 
 
 def content_digest_of(graph: Path) -> dict[str, str]:
-    """Stage -> digest of a graph directory, from its manifest; empty where it has none."""
+    """Stage -> digest of a graph directory, from its manifest; empty where it has none that names a stage of ours."""
     artifact = open_artifact(graph).artifact
-    return {artifact.stage: artifact.digest} if artifact else {}
+    return {artifact.stage: artifact.digest} if artifact and artifact.stage in STAGES else {}

@@ -367,3 +367,18 @@ def test_text_whose_last_token_ends_it_is_not_cut(
     prompt = " ".join(["the"] * 256)
     run_json(capsys, "generate", "--graph", str(tmp_path / "graph"), "--prompt", prompt)
     assert "the context is full" not in caplog.text
+
+
+def test_a_graph_whose_manifest_names_no_stage_keeps_its_cache_in_8_bits(
+    fused: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of a version, say, that called its stages otherwise."""
+    tokens = tmp_path / "tokens.jsonl"
+    tokens.write_text("\n".join(json.dumps({"input_ids": [7 * n % 131, n, 3, 5]}) for n in range(1, 60)))
+    graph, out = tmp_path / "graph", tmp_path / "out"
+    shutil.copytree(fused, graph)
+    manifest = json.loads((graph / "manifest.json").read_text())
+    manifest["recipe"]["stage"] = "fused_graph"
+    (graph / "manifest.json").write_text(json.dumps(manifest))
+    run_json(capsys, "quantize-cache", "--graph", str(graph), "--out", str(out), "--calibration", str(tokens))
+    assert json.loads((out / "manifest.json").read_text())["recipe"]["stage"] == "optimized_graph"
