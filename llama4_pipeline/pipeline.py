@@ -65,7 +65,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
 
     Raises:
         InputError: An input was never made, is gone or damaged, or a measurement would be of one that was made for
-            another device; memory or disk is short; or the disk is full.
+            another device or from another checkpoint than the rest; memory or disk is short; or the disk is full.
         CheckFailed: The stage's check did not hold; nothing was published.
     """
     deciding = stage.deciding_inputs(model, device)
@@ -75,6 +75,7 @@ def run_stage(stage: Stage, model: "ModelSpec", store: Store, device: Device, an
     again = "measured anew" if anew else None
     if stage.measures:
         _require_made_for(device, model, sources)
+        _require_made_from_each_other(stage, model, store, device, sources)
         again = again or _why_again(store.find(recipe).artifact)
     reasons = []
 
@@ -147,7 +148,7 @@ def recipe_of(stage: Stage, model: "ModelSpec", device: Device, inputs: Mapping[
 
 def stage_code_version(stage: Stage) -> str:
     """The version of all code that a stage runs."""
-    return "+".join(code_version(function)[:16] for function in (stage.build, *stage.also_runs))
+    return code_version(stage.build)[:16]
 
 
 def _require_made_for(device: Device, model: "ModelSpec", sources: Mapping[str, Artifact]) -> None:
@@ -159,6 +160,28 @@ def _require_made_for(device: Device, model: "ModelSpec", sources: Mapping[str, 
                 f"{name} of {model.name} was made for {made_for}, and {device.name} is what is measured here "
                 f"({device.reason}): materialize {name} first"
             )
+
+
+def _require_made_from_each_other(
+    stage: Stage, model: "ModelSpec", store: Store, device: Device, sources: Mapping[str, Artifact]
+) -> None:
+    """A later run may have replaced the checkpoint, say, and have stopped there: the graphs are still of the other."""
+    related = dict(sources)
+    behind = {name for source in sources.values() for name in source.manifest.recipe.inputs}
+    for name in (behind & set(stage.inputs)) - sources.keys():
+        latest = store.latest(model.name, name)
+        if found := latest and store.find(latest).artifact:
+            related[name] = found
+    for name, source in related.items():
+        read = STAGES[name].deciding_inputs(model, device)
+        for upstream, digest in source.manifest.recipe.inputs.items():
+            if upstream not in related or upstream not in read:
+                continue
+            if digest != related[upstream].digest_of(read[upstream]):
+                raise InputError(
+                    f"{name} of {model.name} was made from another {upstream}, and both are measured here: "
+                    f"materialize {name} first"
+                )
 
 
 def _why(store: Store, recipe: Recipe) -> str:

@@ -30,7 +30,7 @@ Reads = Callable[["ModelSpec", Device], Mapping[str, Collection[str]]]
 
 _RUNTIME = "onnxruntime|onnxruntime-gpu"
 _JUDGES = ("tokenizers", "rouge-score", "regex")  # shape what text is scored, and how
-_BENCH = ("llama4_pipeline.metrics.bench:bench",)
+_EXPORTERS = ("onnxscript", "optimum", "onnxsim")  # of what qat has trained
 _REVALIDATED_LENGTHS = (1, 7, 129)
 
 
@@ -56,8 +56,6 @@ class Stage:
         parameters: What the function is called with; nothing else of the model reaches it.
         reads: What the function reads of its inputs, where that is not all; the rest decides nothing, and an input
             of which no file is read need not be there.
-        also_runs: "module:function" of code that runs in a process of its own and so is in no import of
-            `build`.
         measures: Whether the artifact is a measurement, which holds for one machine only.
         may_use_gpu: Whether it may compute on the GPU, which one step at a time has.
         check: What must hold before the artifact is published, or None.
@@ -72,7 +70,6 @@ class Stage:
     libraries: tuple[str, ...] = ()
     parameters: Parameters = _no_parameters
     reads: Reads = _whole_inputs
-    also_runs: tuple[str, ...] = ()
     measures: bool = False
     may_use_gpu: bool = False
     check: str | None = None
@@ -213,7 +210,7 @@ _STAGES = (
         "Texts to calibrate quantization on, to take perplexity on, and two tasks: title a text, classify it.",
         build="llama4_pipeline.builders.datasets:build",
         inputs=("checkpoint",),
-        libraries=("python", "torch", "transformers"),
+        libraries=("python", "torch", "transformers", "tokenizers"),
         parameters=_datasets,
         reads=_datasets_reads,
         group="data",
@@ -227,7 +224,6 @@ _STAGES = (
         libraries=("torch", "transformers", *_JUDGES),
         parameters=_measure,
         reads=_baseline_reads,
-        also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,
         group="measurement",
@@ -247,7 +243,7 @@ _STAGES = (
         "The exported graph, once it computes what PyTorch computes in every layer and at every length.",
         build="llama4_pipeline.builders.validate:build",
         inputs=("checkpoint", "exported_graph"),
-        libraries=("torch", "transformers", "onnx", _RUNTIME),
+        libraries=("torch", "transformers", "onnx", "onnx-ir", _RUNTIME),
         parameters=_validate,
         check="matches_pytorch",
         kinds=("onnx", "onnxruntime"),
@@ -276,7 +272,7 @@ _STAGES = (
         "The fused graph with float16 weights and activations, for GPUs.",
         build="llama4_pipeline.builders.float16:build",
         inputs=("optimized_graph",),
-        libraries=("onnx", "onnx-ir", _RUNTIME),
+        libraries=("onnx", "onnx-ir", "numpy", _RUNTIME),
         group="quantization",
     ),
     Stage(
@@ -284,7 +280,7 @@ _STAGES = (
         "The fused graph with every large weight in 8 bits, experts included.",
         build="llama4_pipeline.builders.quantize:build",
         inputs=("checkpoint", "optimized_graph", "datasets"),
-        libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
+        libraries=("torch", "transformers", "tokenizers", *_EXPORTERS, "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int8,
         reads=partial(_quantize_reads, precision="int8"),
         group="quantization",
@@ -294,7 +290,7 @@ _STAGES = (
         "The fused graph with its weights in 4 bits, experts included, and in 8 where rounding would show.",
         build="llama4_pipeline.builders.quantize:build",
         inputs=("checkpoint", "optimized_graph", "datasets"),
-        libraries=("torch", "transformers", "tokenizers", "onnx", "onnx-ir", "numpy", _RUNTIME),
+        libraries=("torch", "transformers", "tokenizers", *_EXPORTERS, "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_int4,
         reads=partial(_quantize_reads, precision="int4"),
         group="quantization",
@@ -304,7 +300,7 @@ _STAGES = (
         "What every method of quantization that the model's plan compares loses, against what its graph weighs.",
         build="llama4_pipeline.builders.tradeoff:build",
         inputs=("checkpoint", "datasets", "optimized_graph"),
-        libraries=("torch", "transformers", *_JUDGES, "onnx", "onnx-ir", "numpy", _RUNTIME),
+        libraries=("torch", "transformers", *_JUDGES, *_EXPORTERS, "onnx", "onnx-ir", "numpy", _RUNTIME),
         parameters=_compare,
         reads=_tradeoff_reads,
         group="quantization",
@@ -326,7 +322,6 @@ _STAGES = (
         libraries=("numpy", _RUNTIME, "tensorrt-llm", *_JUDGES),
         parameters=_measure,
         reads=_benchmark_reads,
-        also_runs=_BENCH,
         measures=True,
         may_use_gpu=True,
         group="measurement",

@@ -323,6 +323,34 @@ def test_what_was_made_for_another_device_is_not_measured(bench: Bench) -> None:
     assert "measured" in bench.run(bench.model, anew=True)
 
 
+def test_what_was_made_from_another_checkpoint_is_not_measured_beside_it(bench: Bench) -> None:
+    """A run that stopped at the gate leaves a new checkpoint beside the graphs of the old one."""
+    *made, measured = SMALL_STAGES
+    bench.use(*made, replace(measured, inputs=("checkpoint", "exported")))
+    bench.run(bench.model)
+    another_checkpoint(bench)
+    run_stage(pipeline.STAGES["checkpoint"], bench.model, bench.store, CPU)
+    says = "exported of one was made from another checkpoint, and both are measured here: materialize exported first"
+    with pytest.raises(InputError, match=says):
+        run_stage(pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True)
+    assert "measured" in bench.run(bench.model)
+
+
+def test_nor_what_was_made_from_it_by_way_of_a_graph_that_is_not_measured(bench: Bench) -> None:
+    """As the quantized graphs of a GPU, which measures no float32 graph."""
+    *made, measured = SMALL_STAGES
+    inputs = ("checkpoint", "exported", "simplified")
+    bench.use(*made, replace(measured, inputs=inputs, reads=lambda *_: {"exported": []}))
+    bench.run(bench.model)
+    another_checkpoint(bench)
+    run_stage(pipeline.STAGES["checkpoint"], bench.model, bench.store, CPU)
+    with pytest.raises(InputError, match="exported of one was made from another checkpoint"):
+        run_stage(pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True)
+    run_stage(pipeline.STAGES["exported"], bench.model, bench.store, CPU)
+    with pytest.raises(InputError, match="simplified of one was made from another exported"):
+        run_stage(pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True)
+
+
 def test_a_stage_without_its_input_says_what_to_do(bench: Bench) -> None:
     with pytest.raises(InputError, match="exported of one has not been built: materialize exported first"):
         run_stage(pipeline.STAGES["simplified"], bench.model, bench.store, CPU)

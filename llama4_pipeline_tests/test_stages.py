@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from llama4_pipeline.artifacts import code_version
 from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.catalog import DataPlan, ModelSpec, QuantizationPlan, load_catalog
 from llama4_pipeline.device import Device
@@ -120,3 +121,9 @@ def test_a_copy_that_the_disk_has_no_room_for_is_refused(
         pytest.raises(InputError, match=r"no space for checkpoint of mine in .*: 5.. kB needed, 2.. kB free"),
     ):
         run_stage(STAGES["checkpoint"], model, Store(disk), CPU)
+
+
+@pytest.mark.parametrize("name", ["pytorch_baseline", "benchmarks"])
+def test_the_code_that_measures_in_a_process_of_its_own_decides(name: str) -> None:
+    module = STAGES[name].build.partition(":")[0]
+    assert {"llama4_pipeline.metrics.bench", "llama4_pipeline.runtime.ort"} <= code_version._reachable(module)
