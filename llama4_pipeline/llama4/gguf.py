@@ -18,7 +18,7 @@ import numpy as np
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.llamacpp_form import LlamaCppForm, find_form
-from llama4_pipeline.llama4.weights import iterate_rows, require_float16_range
+from llama4_pipeline.llama4.weights import iterate_rows, require_finite, require_float16_range
 from llama4_pipeline.metadata import GGUF_CONFIG_KEY
 from llama4_pipeline.progress import Progress
 from llama4_pipeline.units import format_bytes
@@ -31,6 +31,12 @@ ENCODINGS = {
     "f16": gguf.LlamaFileType.MOSTLY_F16,
     "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
     "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+}
+# Of the encodings that hold a float16, each weight or the scale of a block.
+_LARGEST_CODES = {
+    gguf.GGMLQuantizationType.F16: 1,
+    gguf.GGMLQuantizationType.Q8_0: 127,
+    gguf.GGMLQuantizationType.Q4_0: 8,
 }
 
 
@@ -184,8 +190,10 @@ def _write(writer: gguf.GGUFWriter, tensors: list[_Tensor], kinds: list[gguf.GGM
             for tensor, kind in zip(tensors, kinds, strict=True):
                 for piece in tensor.pieces():
                     values = np.ascontiguousarray(piece, dtype=np.float32)
-                    if kind is gguf.GGMLQuantizationType.F16:
-                        require_float16_range(values, tensor.name, "write f32")
+                    if kind in _LARGEST_CODES:
+                        require_float16_range(values, tensor.name, "write f32", _LARGEST_CODES[kind])
+                    else:
+                        require_finite(values, tensor.name)
                     file.write(gguf.quantize(values, kind).data)
                 writer.write_padding(file, file.tell())
                 progress.advance()

@@ -116,15 +116,32 @@ def iterate_rows(source: WeightSource, name: str, piece_bytes: int = _PIECE_BYTE
         yield source.read(name, slice(first, first + step))
 
 
-def require_float16_range(values: np.ndarray, name: str, remedy: str) -> None:
-    """Makes sure that float32 weights of a tensor stay finite in float16.
+def require_finite(values: np.ndarray, name: str) -> None:
+    """Makes sure that float32 weights of a tensor are numbers.
 
     Raises:
-        InputError: One does not, or is NaN; the message ends with the remedy.
+        InputError: One is NaN or infinite.
     """
+    if not np.isfinite(values).all():
+        raise InputError(f"{name} has weights that are not finite: take a sound copy of the checkpoint")
+
+
+def require_float16_range(values: np.ndarray, name: str, remedy: str, largest_code: int = 1) -> None:
+    """Makes sure that float32 weights of a tensor stay finite in float16, or in blocks with a float16 scale.
+
+    Args:
+        values: the weights, or some of them.
+        name: of the tensor.
+        remedy: ends the message.
+        largest_code: of a block, times its scale; 1 where the weights themselves are in float16.
+
+    Raises:
+        InputError: One does not, or is not finite to begin with.
+    """
+    require_finite(values, name)
     largest = max(float(values.max()), -float(values.min()))
-    if not largest <= _LARGEST_FLOAT16:
-        raise InputError(f"{name} holds {largest:g}, beyond float16's {_LARGEST_FLOAT16:g}: {remedy}")
+    if largest > (most := largest_code * _LARGEST_FLOAT16):
+        raise InputError(f"{name} holds {largest:g}, beyond the {most:g} that float16 can hold: {remedy}")
 
 
 def weight_files(directory: Path) -> dict[str, set[str]]:

@@ -1,6 +1,7 @@
 """GGUF: what llama.cpp would compute differently is refused by name, and nothing is left behind."""
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
@@ -72,12 +73,27 @@ def test_a_width_that_is_no_multiple_of_the_block_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_weights_beyond_float16_are_refused(tmp_path):
+@pytest.mark.parametrize(("encoding", "most"), [("f16", "65504"), ("q8_0", "8.31901e"), ("q4_0", "524032")])
+def test_weights_beyond_float16_are_refused(tmp_path, encoding, most):
+    """Blocks of codes have a float16 scale."""
     checkpoint = write_random_checkpoint(
-        tmp_path / "checkpoint", **(REPRESENTABLE | {"initializer_range": 1e6})
+        tmp_path / "checkpoint", **(REPRESENTABLE | {"initializer_range": 1e7})
     )
-    with pytest.raises(InputError, match=r"\.weight holds .*, beyond float16's 65504: write f32"):
-        write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", "f16", 300)
+    with pytest.raises(InputError, match=rf"\.weight holds .*, beyond the {most}.* can hold: write f32"):
+        write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", encoding, 300)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
+
+
+@pytest.mark.parametrize("encoding", ["f32", "f16", "q8_0", "q4_0"])
+def test_weights_that_are_no_numbers_are_refused(tmp_path, encoding):
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **REPRESENTABLE)
+    weights = load_file(checkpoint / "model.safetensors")
+    weights["model.layers.1.self_attn.o_proj.weight"][3, 4] = float("nan")
+    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"blk\.1\.attn_output\.weight has weights that are not finite: take a"
+    ):
+        write_gguf(Checkpoint.open(checkpoint), tmp_path / "model.gguf", encoding, 300)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
 
 
