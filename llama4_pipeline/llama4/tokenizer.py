@@ -62,7 +62,11 @@ def read_stop_tokens(directory: Path) -> tuple[int, ...]:
     """
     for file in ("generation_config.json", "config.json"):
         if (directory / file).is_file():
-            found = read_json(directory / file).get("eos_token_id")
+            values = read_json(directory / file)
+            text = values.get("text_config")  # of the multimodal class
+            found = values.get("eos_token_id")
+            if found is None and isinstance(text, dict):
+                found = text.get("eos_token_id")
             if found is not None:
                 tokens = tuple(found) if isinstance(found, list) else (found,)
                 if any(type(token) is not int for token in tokens):

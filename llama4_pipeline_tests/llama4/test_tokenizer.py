@@ -19,6 +19,10 @@ from llama4_pipeline_tests.checkpoints import write_word_tokenizer
         ),
         ({"generation_config.json": "{}", "config.json": '{"eos_token_id": 9}'}, (9,)),
         ({"config.json": "{}"}, ()),
+        (
+            {"generation_config.json": "{}", "config.json": '{"text_config": {"eos_token_id": [9, 8]}}'},
+            (9, 8),
+        ),
     ],
 )
 def test_stop_tokens(files: dict[str, str], expected: tuple[int, ...], tmp_path: Path) -> None:
