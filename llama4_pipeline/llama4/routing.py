@@ -43,7 +43,7 @@ class ExpertReach:
         encoded = [ids[:_LONGEST] for ids in self._tokenizer(list(texts), verbose=False)["input_ids"]]
         for ids in encoded:
             require_in_vocabulary(ids, self._vocab_size, self._tokenizer.name_or_path)
-        rows = list(map(torch.tensor, encoded))
+        rows = [torch.tensor(ids, dtype=torch.int64) for ids in encoded]
         counts = torch.zeros(len(rows), len(self.experts), dtype=torch.int64)
         by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         with (

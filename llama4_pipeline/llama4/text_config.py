@@ -124,8 +124,10 @@ class TextConfig:
 
     def experts_per_token(self, any_moe: bool) -> int:
         """Number of experts that the router chooses for a token."""
+        if not any_moe:  # a dense model may say 0
+            return 1
         chosen = self.positive("num_experts_per_tok")
-        if any_moe and chosen > self.positive("num_local_experts"):
+        if chosen > self.positive("num_local_experts"):
             raise _bad("num_experts_per_tok", chosen, "at most num_local_experts")
         return chosen
 

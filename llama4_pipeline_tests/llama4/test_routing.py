@@ -22,7 +22,8 @@ def test_counts_are_those_of_transformers(experts_per_token: int, tmp_path: Path
     model, tokenizer = checkpoint.load_model(), checkpoint.load_tokenizer()
     reach = ExpertReach(model, tokenizer)
     assert reach.experts == [(layer, expert) for layer in _MOE_LAYERS for expert in range(4)]
-    counts = reach.count(_TEXTS)
+    *counts, nothing = reach.count([*_TEXTS, ""])
+    assert not nothing.any()
     chosen: list[torch.Tensor] = []
     for layer in _MOE_LAYERS:
         router = model.model.layers[layer].feed_forward.router

@@ -56,3 +56,8 @@ def test_defaults_are_those_of_transformers() -> None:
     assert {key: theirs[key] for key in DEFAULTS.keys() - derived} == {
         key: value for key, value in DEFAULTS.items() if key not in derived
     }
+
+
+def test_a_dense_model_may_have_no_expert_for_a_token() -> None:
+    dense = {"moe_layers": [], "num_experts_per_tok": 0, "num_local_experts": 0}
+    assert not any(layer.is_moe for layer in Architecture.from_config(dense).layers)
