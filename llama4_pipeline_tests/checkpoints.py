@@ -107,3 +107,12 @@ def write_word_tokenizer(out: Path, vocab_size: int) -> None:
     PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
     ).save_pretrained(out)
+
+
+def spoil(directory: Path, tensor: str) -> None:
+    """Makes the last element of a tensor NaN."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(directory / "model.safetensors")
+    weights[tensor].view(-1)[-1] = float("nan")
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})

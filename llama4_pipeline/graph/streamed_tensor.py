@@ -1,5 +1,6 @@
 """Initializers that are made while they are written: what is resident is one piece, never the tensor."""
 
+import math
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
@@ -7,6 +8,8 @@ from typing import BinaryIO, Self
 
 import numpy as np
 import onnx_ir as ir
+
+from llama4_pipeline.llama4.weights import require_finite
 
 Pieces = Callable[[], Iterator[np.ndarray]]
 Advance = Callable[[int], None]
@@ -16,6 +19,8 @@ _PADDING = 8
 
 class StreamedTensor(ir.LazyTensor):
     """A tensor that arrives as pieces. Pieces of another float type than the tensor's are cast when written.
+
+    A float32 one that holds NaN or infinity is refused with an InputError when it is read or written.
 
     Args:
         name: initializer name.
@@ -45,7 +50,11 @@ class StreamedTensor(ir.LazyTensor):
     def _whole(self) -> ir.TensorProtocol: ...
 
     def _typed(self, piece: np.ndarray) -> np.ndarray:
-        return np.ascontiguousarray(piece, dtype=self.dtype.numpy())
+        typed = np.ascontiguousarray(piece, dtype=self.dtype.numpy())
+        # One pass at the speed of memory; only a sum that is not finite is worth a second.
+        if typed.dtype == np.float32 and not math.isfinite(np.vdot(typed, typed)):
+            require_finite(typed, self.name or "a tensor")
+        return typed
 
 
 class PiecewiseTensor(StreamedTensor):

@@ -14,7 +14,7 @@ from llama4_pipeline.graph.one_stream import export_in_one_stream
 from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.simplify import simplify_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline_tests.checkpoints import write_random_checkpoint
+from llama4_pipeline_tests.checkpoints import spoil, write_random_checkpoint
 from llama4_pipeline_tests.graph.conftest import MAX_CONTEXT
 from llama4_pipeline_tests.graph.stored import stored_array
 
@@ -165,3 +165,23 @@ def _nodes(graph: Path) -> list[tuple[str, str, list[str | None], dict[str, obje
         )
         for node in load_graph(graph).graph
     ]
+
+
+@pytest.mark.parametrize(
+    ("stored", "named"),
+    [
+        ("layers.0.feed_forward.experts.down_proj", "down_proj"),
+        ("layers.1.self_attn.k_proj.weight", "qkv_proj.weight"),
+        ("norm.weight", "model.norm.weight"),
+    ],
+)
+@pytest.mark.parametrize("form", ["portable", "fused"])
+def test_weights_that_are_no_numbers_are_refused(
+    form: Literal["portable", "fused"], stored: str, named: str, tmp_path: Path
+) -> None:
+    directory = write_random_checkpoint(tmp_path / "checkpoint")
+    spoil(directory, f"model.{stored}")
+    with pytest.raises(InputError, match=f"{named} has weights that are not finite: take a sound copy"):
+        export_in_one_stream(
+            Checkpoint.open(directory), tmp_path / "out", form=form, precision="fp32", max_context=64
+        )

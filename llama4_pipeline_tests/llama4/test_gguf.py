@@ -1,12 +1,11 @@
 """GGUF: what llama.cpp would compute differently is refused by name, and nothing is left behind."""
 
 import pytest
-from safetensors.torch import load_file, save_file
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
 from llama4_pipeline.metrics.roofline import stored_gguf
-from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, write_random_checkpoint
+from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG, spoil, write_random_checkpoint
 
 gguf = pytest.importorskip("gguf", reason="gguf is in the extra llamacpp")
 
@@ -87,9 +86,7 @@ def test_weights_beyond_float16_are_refused(tmp_path, encoding, most):
 @pytest.mark.parametrize("encoding", ["f32", "f16", "q8_0", "q4_0"])
 def test_weights_that_are_no_numbers_are_refused(tmp_path, encoding):
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint", **REPRESENTABLE)
-    weights = load_file(checkpoint / "model.safetensors")
-    weights["model.layers.1.self_attn.o_proj.weight"][3, 4] = float("nan")
-    save_file(weights, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    spoil(checkpoint, "model.layers.1.self_attn.o_proj.weight")
     with pytest.raises(
         InputError, match=r"blk\.1\.attn_output\.weight has weights that are not finite: take a"
     ):
