@@ -48,13 +48,13 @@ class _Source:
 
     def __init__(self, file: Path) -> None:
         tree = ast.parse(file.read_bytes(), filename=str(file))
-        _remove_docstrings(tree)
+        nodes = list(_without_docstrings(tree))
         digest = hashlib.sha256(ast.dump(tree).encode())
-        for data in _data_files(tree, file.parent):
+        for data in _data_files(nodes, file.parent):
             digest.update(data.read_bytes())
         self.digest = digest.hexdigest()
         self.names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-        self.references = tuple(_references(tree))
+        self.references = tuple(_references(nodes))
 
 
 @functools.cache
@@ -85,26 +85,41 @@ def _reachable(start: str) -> set[str]:
     return reached
 
 
-def _references(node: ast.AST) -> Iterator[tuple[int, str]]:
-    """(level, dotted name) of each import below a node; the name may end in attributes of a module."""
-    children: Iterable[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-        children = node.orelse
-    elif isinstance(node, ast.Import):
-        yield from ((0, alias.name) for alias in node.names)
-    elif isinstance(node, ast.ImportFrom):
-        yield from ((node.level, f"{node.module or ''}.{alias.name}".lstrip(".")) for alias in node.names)
-    elif isinstance(node, ast.Constant) and _DOTTED_FUNCTION.fullmatch(str(node.value)):
-        yield 0, str(node.value).replace(":", ".")
-    for child in children:
-        yield from _references(child)
+def _without_docstrings(tree: ast.Module) -> Iterator[ast.AST]:
+    """Takes the docstrings away; yields every node but those that never run."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            match node.body:
+                case [ast.Expr(ast.Constant(str())), *rest]:
+                    node.body = rest
+        match node:
+            case ast.If(ast.Name("TYPE_CHECKING") | ast.Attribute(attr="TYPE_CHECKING")):
+                waiting += node.orelse
+            case _:
+                waiting += ast.iter_child_nodes(node)
 
 
-def _data_files(tree: ast.Module, directory: Path) -> list[Path]:
+def _references(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    """(level, dotted name) of each import; the name may end in attributes of a module."""
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            yield from ((0, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.level, f"{node.module or ''}.{alias.name}".lstrip(".")) for alias in node.names)
+    yield from ((0, text.replace(":", ".")) for text in _strings(nodes) if _DOTTED_FUNCTION.fullmatch(text))
+
+
+def _data_files(nodes: Iterable[ast.AST], directory: Path) -> list[Path]:
     """The files beside a module that strings in it name."""
-    strings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    names = sorted(name for name in strings if isinstance(name, str) and _DATA_FILE.fullmatch(name))
+    names = sorted(text for text in _strings(nodes) if _DATA_FILE.fullmatch(text))
     return [directory / name for name in names if (directory / name).is_file()]
+
+
+def _strings(nodes: Iterable[ast.AST]) -> set[str]:
+    return {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
 
 
 def _longest_module(dotted: str, package: str) -> str | None:
@@ -140,15 +155,3 @@ def _require(module: str) -> Path:
     if file is None:
         raise ValueError(f"{module}: no such module")
     return file
-
-
-def _remove_docstrings(tree: ast.Module) -> None:
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and node.body:
-            first = node.body[0]
-            if (
-                isinstance(first, ast.Expr)
-                and isinstance(first.value, ast.Constant)
-                and isinstance(first.value.value, str)
-            ):
-                node.body = node.body[1:]
