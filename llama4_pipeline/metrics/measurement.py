@@ -73,7 +73,9 @@ class Measurement(BaseModel):
     expert_change_share: float | None = None
     """Share of (token, MoE layer) pairs that go to other experts than in PyTorch float32."""
     rouge1: float | None = None
+    rouge1_stderr: float | None = None
     rouge2: float | None = None
+    rouge2_stderr: float | None = None
     rougeL: float | None = None  # noqa: N815  the metric's name
     rougeL_stderr: float | None = None  # noqa: N815
     accuracy: float | None = None

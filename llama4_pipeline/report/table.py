@@ -19,7 +19,8 @@ _FIGURES = (
     "kl_divergence", "kl_stderr", "top1_agreement", "top1_stderr", "expert_change_share",
 )  # fmt: skip
 _TRAINED_FIGURES = (
-    "perplexity", "perplexity_stderr", "rouge1", "rouge2", "rougeL", "rougeL_stderr", "accuracy", "accuracy_stderr",
+    "perplexity", "perplexity_stderr", "rouge1", "rouge1_stderr", "rouge2", "rouge2_stderr", "rougeL", "rougeL_stderr",
+    "accuracy", "accuracy_stderr",
 )  # fmt: skip
 _NOTHING = "-"
 

@@ -3,6 +3,7 @@ import json
 import pandas as pd
 import pytest
 
+from llama4_pipeline.metrics.evaluate import QualityResult
 from llama4_pipeline.report.table import benchmark_table, markdown_tables, write_tables
 from llama4_pipeline_tests.report.conftest import invent
 
@@ -88,3 +89,10 @@ def test_the_first_pytorch_row_is_the_baseline_whatever_its_precision(measuremen
 
 def test_without_pytorch_there_is_no_speedup(measurements):
     assert benchmark_table(measurements[1:])["speedup_over_eager"].isna().all()
+
+
+def test_every_error_stands_beside_its_figure(measurements):
+    columns = set(benchmark_table(measurements).columns)
+    for name in QualityResult.model_fields.keys() & columns:
+        error = {"kl_divergence": "kl", "top1_agreement": "top1"}.get(name, name) + "_stderr"
+        assert error in columns or error not in QualityResult.model_fields, name
