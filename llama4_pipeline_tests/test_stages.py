@@ -127,3 +127,11 @@ def test_a_copy_that_the_disk_has_no_room_for_is_refused(
 def test_the_code_that_measures_in_a_process_of_its_own_decides(name: str) -> None:
     module = STAGES[name].build.partition(":")[0]
     assert {"llama4_pipeline.metrics.bench", "llama4_pipeline.runtime.ort"} <= code_version._reachable(module)
+
+
+@pytest.mark.parametrize("name", ["benchmark_table", "report"])
+def test_what_shows_figures_does_not_depend_on_the_code_that_measures_them(name: str) -> None:
+    reached = code_version._reachable(STAGES[name].build.partition(":")[0])
+    assert not [
+        module for module in reached if module.split(".")[1:2] in (["graph"], ["runtime"], ["llama4"])
+    ]

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llama4_pipeline.builders.measurements import request, write_measurements
+from llama4_pipeline.builders.measurements import write_measurements
 from llama4_pipeline.builders.quality import with_quality
+from llama4_pipeline.builders.requests import request
 
 
 def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llama4_pipeline.builders.measurements import read_measurements, request, write_measurements
+from llama4_pipeline.builders.measurements import read_measurements, write_measurements
 from llama4_pipeline.builders.quality import FIGURES, with_quality
+from llama4_pipeline.builders.requests import request
 
 if TYPE_CHECKING:
     from llama4_pipeline.metrics.measurement import Measurement

@@ -1,48 +1,17 @@
-"""Measurements: what is asked of an engine, and the answers as a stage's artifact."""
+"""Measurements as a stage's artifact."""
 
 import datetime
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llama4_pipeline.builders.files import MEASUREMENTS
-from llama4_pipeline.device import pytorch_dtype
 
 if TYPE_CHECKING:
-    from llama4_pipeline.metrics.isolated import BenchRequest
     from llama4_pipeline.metrics.measurement import Measurement
 
 SHORT_OF_MEMORY = "short_of_memory"
-
-
-def request(
-    engine: str, parameters: Mapping[str, Any], *, checkpoint: Path | None = None, graph: Path | None = None
-) -> "BenchRequest":
-    """What to measure of an engine, by the model's benchmark plan."""
-    from llama4_pipeline.metrics.isolated import BenchRequest
-
-    plan, device = parameters["benchmark"], parameters["device"]
-    return BenchRequest(
-        engine=engine,
-        model=parameters["model"],
-        graph=graph,
-        checkpoint=checkpoint,
-        prompt_tokens=plan["prompt_tokens"],
-        new_tokens=plan["new_tokens"],
-        batch=tuple(plan["batch_sizes"]),
-        repeats=plan["repeats"],
-        dtype=run_in(checkpoint, device) if checkpoint else "float32",
-        device=device,
-    )
-
-
-def run_in(checkpoint: Path, device: str) -> str:
-    """The type that PyTorch runs a checkpoint in on a device."""
-    from llama4_pipeline.llama4.checkpoint import Checkpoint
-
-    opened = Checkpoint.open(checkpoint)
-    return pytorch_dtype(opened.dtype, opened.architecture.has_experts, device)
 
 
 def write_measurements(measurements: Sequence["Measurement"], directory: Path) -> dict[str, Any]:

@@ -2,40 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llama4_pipeline.builders.files import JUDGED_ON
-from llama4_pipeline.builders.measurements import run_in
+from llama4_pipeline.builders.requests import run_in
+from llama4_pipeline.metrics.measurement import Measurement
+from llama4_pipeline.metrics.quality import QualityResult
 
-if TYPE_CHECKING:
-    from llama4_pipeline.metrics.measurement import Measurement
-
-FIGURES = (
-    "perplexity",
-    "perplexity_stderr",
-    "kl_divergence",
-    "kl_stderr",
-    "top1_agreement",
-    "top1_stderr",
-    "expert_change_share",
-    "rouge1",
-    "rouge1_stderr",
-    "rouge2",
-    "rouge2_stderr",
-    "rougeL",
-    "rougeL_stderr",
-    "accuracy",
-    "accuracy_stderr",
-)
+FIGURES = tuple(name for name in QualityResult.model_fields if name in Measurement.model_fields)
 """What of the quality stands in the record of an engine."""
 
 
 def with_quality(
-    measurement: "Measurement",
+    measurement: Measurement,
     parameters: Mapping[str, Any],
     inputs: Mapping[str, Path],
     graph: str | None = None,
-) -> "Measurement":
+) -> Measurement:
     """Judges an engine on held-out text and the two tasks, and beside PyTorch float32 where it is not that itself.
 
     A model with random weights is not judged, nor is an engine that could not be measured.

@@ -48,7 +48,7 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
 
 def _pictures(inputs: Mapping[str, Path]) -> Iterator["Picture"]:
     """Of the quantization, as far as something was measured."""
-    from llama4_pipeline.metrics.tradeoff import read_results
+    from llama4_pipeline.metrics.method_result import read_results
     from llama4_pipeline.report import sensitivity, tradeoff
     from llama4_pipeline.report.plots import Picture
 

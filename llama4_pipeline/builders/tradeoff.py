@@ -22,7 +22,8 @@ def build(inputs: Mapping[str, Path], parameters: Mapping[str, Any], out: Path) 
         Size, loss and seconds to make by precision and method; nothing where nothing is to be compared. Times per
         token stay in the file: other stages run beside this one, and any machine's artifact is taken.
     """
-    from llama4_pipeline.metrics.tradeoff import compare_methods, write_results
+    from llama4_pipeline.metrics.method_result import write_results
+    from llama4_pipeline.metrics.tradeoff import compare_methods
 
     results, seconds = [], {}
 

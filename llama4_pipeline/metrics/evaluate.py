@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from llama4_pipeline.data.samples import (
     ClassifySample,
@@ -18,48 +17,12 @@ from llama4_pipeline.data.samples import (
 )
 from llama4_pipeline.metrics.divergence import measure_divergence
 from llama4_pipeline.metrics.perplexity import count_targets, measure_perplexity
+from llama4_pipeline.metrics.quality import QualityResult
 from llama4_pipeline.metrics.tasks import classification_accuracy, require_room, summary_rouge
 from llama4_pipeline.runtime.decoder import Decoder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-
-class QualityResult(BaseModel):
-    """Quality of one engine. None: the data holds nothing to measure it with, or no reference was given.
-
-    Standard errors stand beside their figures. Divergences are nats per token; agreement, ROUGE and accuracy are
-    shares from 0 to 1.
-    """
-
-    model_config = ConfigDict(frozen=True)
-
-    tokens: int | None = None
-    """Tokens predicted, exactly: all of the texts but the first of each."""
-    perplexity: float | None = None
-    perplexity_stderr: float | None = None
-    reference_perplexity: float | None = None
-    perplexity_ratio: float | None = None
-    """Perplexity over the reference's; its error is that of the paired differences."""
-    perplexity_ratio_stderr: float | None = None
-    kl_divergence: float | None = None
-    kl_stderr: float | None = None
-    kl_p99: float | None = None
-    kl_max: float | None = None
-    top1_agreement: float | None = None
-    top1_stderr: float | None = None
-    expert_change_share: float | None = None
-    """Share of (token, MoE layer) pairs that go to other experts than in the reference; on the CPU alone."""
-    summaries: int | None = None
-    rouge1: float | None = None
-    rouge1_stderr: float | None = None
-    rouge2: float | None = None
-    rouge2_stderr: float | None = None
-    rougeL: float | None = None  # noqa: N815  the metric's name
-    rougeL_stderr: float | None = None  # noqa: N815
-    classifications: int | None = None
-    accuracy: float | None = None
-    accuracy_stderr: float | None = None
 
 
 def evaluate_graph(

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from llama4_pipeline.metrics.tradeoff import FLOAT, MethodResult
+from llama4_pipeline.metrics.method_result import FLOAT, MethodResult
 from llama4_pipeline.report.plots import STYLE, row_color
 from llama4_pipeline.units import format_bytes
 

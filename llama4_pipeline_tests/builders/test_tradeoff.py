@@ -8,7 +8,7 @@ from llama4_pipeline.builders.tradeoff import build
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.fuse import fuse_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
-from llama4_pipeline.metrics.tradeoff import read_results
+from llama4_pipeline.metrics.method_result import read_results
 
 _TEXT = "a b c d e f g h i j k l m n o p q r s t u v w x y z "
 

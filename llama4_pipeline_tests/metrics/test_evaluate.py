@@ -9,8 +9,9 @@ from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline.metrics.divergence import measure_divergence
-from llama4_pipeline.metrics.evaluate import QualityResult, evaluate, evaluate_graph
+from llama4_pipeline.metrics.evaluate import evaluate, evaluate_graph
 from llama4_pipeline.metrics.perplexity import measure_perplexity
+from llama4_pipeline.metrics.quality import QualityResult
 from llama4_pipeline.metrics.tasks import greedy_continuations
 
 _TEXTS = [" ".join(f"w{60 + number % 71}" for number in range(start, 9 * start, 3)) for start in (10, 31)]

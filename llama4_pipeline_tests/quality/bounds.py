@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from llama4_pipeline.metrics.tradeoff import FLOAT, MethodResult
+from llama4_pipeline.metrics.method_result import FLOAT, MethodResult
 
 DEFAULTS = {"int8": "k_quant", "int4": "mixed"}
 """The method that the pipeline takes for a trained model of this size."""

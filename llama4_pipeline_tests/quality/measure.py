@@ -7,7 +7,7 @@ from llama4_pipeline.artifacts.location import open_store
 from llama4_pipeline.builders.files import METHODS_COMPARED
 from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.device import find_device
-from llama4_pipeline.metrics.tradeoff import MethodResult, read_results
+from llama4_pipeline.metrics.method_result import MethodResult, read_results
 from llama4_pipeline.pipeline import run_stage
 from llama4_pipeline.stages import STAGES
 

@@ -10,7 +10,7 @@ from llama4_pipeline.catalog import find_model, load_catalog
 from llama4_pipeline.graph.quantize import FALLBACK
 from llama4_pipeline.machine import describe_machine
 from llama4_pipeline.methods import METHODS, MINIMUM_TOKENS
-from llama4_pipeline.metrics.tradeoff import MethodResult
+from llama4_pipeline.metrics.method_result import MethodResult
 from llama4_pipeline.report.plots import to_png
 from llama4_pipeline.report.tradeoff import draw_tradeoff
 from llama4_pipeline.units import format_bytes, format_number

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from llama4_pipeline.metrics.evaluate import QualityResult
-from llama4_pipeline.metrics.tradeoff import FLOAT, MethodResult
+from llama4_pipeline.metrics.method_result import FLOAT, MethodResult
+from llama4_pipeline.metrics.quality import QualityResult
 from llama4_pipeline_tests.quality.bounds import faults
 from llama4_pipeline_tests.quality.measure import Compared
 from llama4_pipeline_tests.quality.page import write_page

@@ -3,7 +3,7 @@ import json
 import pandas as pd
 import pytest
 
-from llama4_pipeline.metrics.evaluate import QualityResult
+from llama4_pipeline.metrics.quality import QualityResult
 from llama4_pipeline.report.table import benchmark_table, markdown_tables, write_tables
 from llama4_pipeline_tests.report.conftest import invent
 

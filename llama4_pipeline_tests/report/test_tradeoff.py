@@ -1,5 +1,5 @@
-from llama4_pipeline.metrics.evaluate import QualityResult
-from llama4_pipeline.metrics.tradeoff import MethodResult
+from llama4_pipeline.metrics.method_result import MethodResult
+from llama4_pipeline.metrics.quality import QualityResult
 from llama4_pipeline.report.tradeoff import draw_tradeoff
 
 
