@@ -42,6 +42,20 @@ def test_equals_the_divergence_that_torch_computes(decoder, disturbed):
     assert 0 < measured.top1_agreement < 1
 
 
+def test_standard_errors_are_those_of_the_paired_tokens(decoder, disturbed):
+    engine, reference = _Recorder(disturbed), _Recorder(decoder)
+    measured = measure_divergence(engine, reference, _DOCUMENTS)
+    ours, theirs = (torch.from_numpy(np.concatenate(each.logits)).double() for each in (engine, reference))
+    targets = torch.from_numpy(np.concatenate([document[1:] for document in _DOCUMENTS]))
+    loss = torch.nn.CrossEntropyLoss(reduction="none")
+    differences = loss(ours, targets) - loss(theirs, targets)
+    ratio = differences.mean().exp().item()
+    assert measured.perplexity_ratio == pytest.approx(ratio)
+    assert measured.perplexity_ratio_stderr == pytest.approx(ratio * differences.std().item() / 168**0.5)
+    share = (ours.argmax(-1) == theirs.argmax(-1)).double().mean().item()
+    assert measured.top1_stderr == pytest.approx((share * (1 - share) / 167) ** 0.5)
+
+
 def test_an_engine_does_not_diverge_from_itself(model, decoder):
     measured = measure_divergence(decoder, type(decoder)(model), _DOCUMENTS)
     assert measured.mean == measured.maximum == 0.0

@@ -54,9 +54,11 @@ def test_a_model_that_does_not_fit_is_a_row_with_the_figures(tmp_path):
     write_synthetic_checkpoint(tmp_path, find_model("maverick").config, seed=0, dtype="bfloat16")
     row = measure_isolated(request(tmp_path))
     assert row.unavailable.startswith("its weights take 1,603 GB, ")
-    assert row.short_of_memory_bytes == 4 * find_model("maverick").architecture.parameters()
+    parameters = find_model("maverick").architecture.parameters()
+    assert row.short_of_memory_bytes == 4 * parameters
     assert (row.engine, row.precision) == ("PyTorch eager", "float32")
     row = measure_isolated(request(tmp_path, dtype="bfloat16"))
+    assert row.short_of_memory_bytes == 2 * parameters
     assert (row.engine, row.precision) == ("PyTorch eager BF16", "bfloat16")  # as the row of one that fits
 
 

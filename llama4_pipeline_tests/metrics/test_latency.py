@@ -69,6 +69,23 @@ def test_the_peak_of_memory_is_that_of_batch_1():
     assert max(batch for batch, _ in decoder.calls) == 8
 
 
+def test_the_prefill_is_no_step(monkeypatch):
+    now = 0.0
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    latency = measure_decoder(MeteredDecoder(), prompt_tokens=10, new_tokens=2, repeats=2)
+    assert latency.time_to_first_token_ms == pytest.approx(1000 * PREFILL_SECONDS)
+    steps = pytest.approx(dict.fromkeys(("p50", "p90", "p99"), 1000 * STEP_SECONDS))
+    assert latency.decode_latency_ms.model_dump() == steps
+    assert latency.sampling_latency_ms.model_dump() == steps
+    assert latency.throughput[1] == pytest.approx(1 / STEP_SECONDS)
+
+
 def test_one_generation_of_each_kind_is_discarded():
     decoder = MeteredDecoder()
     measure_decoder(decoder, prompt_tokens=10, new_tokens=8, batch_sizes=(2,), repeats=2)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from llama4_pipeline.metrics.memory import MemoryMeter
 
@@ -25,12 +26,13 @@ def test_peak_forgets_what_came_before():
     assert MemoryMeter().peak_bytes() < high - 250 * MIB
 
 
-def test_peak_counts_children():
+@pytest.mark.parametrize("through", [[], ["sh", "-c", '"$0" "$@"; true']], ids=["child", "grandchild"])
+def test_peak_counts_children_and_theirs(through):
     meter = MemoryMeter()
     before = meter.peak_bytes()
     code = "block = bytearray(b'x') * (100 << 20); print('ready', flush=True); input()"
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*through, sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == "ready\n"

@@ -1,3 +1,5 @@
+from itertools import takewhile
+
 import pytest
 import torch
 
@@ -22,6 +24,14 @@ def test_batches_continue_each_prompt_as_transformers_does_alone(model, decoder,
         ids = torch.tensor([tokenizer(prompt)["input_ids"]])
         new = model.generate(ids, max_new_tokens=8, do_sample=False)[0, ids.shape[1] :]
         assert text == tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_a_continuation_ends_before_its_stop_token(decoder, tokenizer):
+    texts = greedy_continuations(decoder, tokenizer, _PROMPTS, max_new_tokens=8)
+    stop = texts[0].split()[4]
+    [stop_token] = tokenizer(stop)["input_ids"]
+    stopped = greedy_continuations(decoder, tokenizer, _PROMPTS, max_new_tokens=8, stop_tokens=[stop_token])
+    assert stopped == [" ".join(takewhile(lambda word: word != stop, text.split())) for text in texts]
 
 
 def test_accuracy_counts_the_continuations_that_begin_with_the_answer(decoder, tokenizer):
