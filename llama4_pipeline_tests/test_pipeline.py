@@ -5,10 +5,12 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -18,7 +20,7 @@ from llama4_pipeline.artifacts.store import Store
 from llama4_pipeline.catalog import BenchmarkPlan, ModelSpec
 from llama4_pipeline.device import Device
 from llama4_pipeline.errors import InputError
-from llama4_pipeline.pipeline import State, plan, run_stage
+from llama4_pipeline.pipeline import Outcome, State, plan, run_stage
 from llama4_pipeline.preflight import Room
 from llama4_pipeline.stages import STAGES, Stage
 
@@ -289,6 +291,25 @@ def test_a_measurement_is_repeated_on_demand_and_replaces_the_old(bench: Bench) 
     assert after.digest != before.digest
     assert bench.run(bench.model) == {}
     assert bench.store.input_of("one", "measured") == after
+
+
+def test_a_measurement_waits_for_the_end_of_what_is_being_made(bench: Bench) -> None:
+    bench.run(bench.model)
+    measurements: list[Future[Outcome]] = []
+
+    def make(out: Path) -> Mapping[str, Any]:
+        measuring = pool.submit(
+            run_stage, pipeline.STAGES["measured"], bench.model, bench.store, CPU, anew=True
+        )
+        measurements.append(measuring)
+        assert not wait([measuring], timeout=0.3).done
+        (out / "something").touch()
+        return {}
+
+    with ThreadPoolExecutor() as pool:
+        bench.store.get_or_make(recipe.Recipe(stage="another", model="two", code_version="1"), make)
+    [measuring] = measurements
+    assert measuring.result().reason == "measured anew"
 
 
 def test_a_measurement_that_was_short_of_memory_is_repeated_once_it_is_free(bench: Bench) -> None:

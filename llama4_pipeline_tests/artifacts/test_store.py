@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +433,22 @@ def test_of_two_builders_one_works_and_the_other_waits(store: Store) -> None:
     builders = [_start_builder(store, 1.0) for _ in range(2)]
     outputs = sorted(builder.communicate(timeout=60)[0].split() for builder in builders)
     assert outputs == [["building", "made"], ["reused"]]
+
+
+@pytest.mark.parametrize("measured_first", [False, True])
+def test_a_measurement_is_made_while_nothing_else_is(store: Store, measured_first: bool) -> None:
+    others: list[Future[tuple[Artifact, bool]]] = []
+
+    def begins(out: Path) -> Mapping[str, Any]:
+        other = pool.submit(store.get_or_make, recipe("second"), writes("two"), alone=not measured_first)
+        others.append(other)
+        assert not wait([other], timeout=0.3).done
+        return writes("one")(out)
+
+    with ThreadPoolExecutor() as pool:
+        store.get_or_make(recipe("first"), begins, alone=measured_first)
+    [other] = others
+    assert other.result() == (store.input_of("tiny", "second"), True)
 
 
 def test_a_killed_builder_leaves_no_artifact_and_no_lock(store: Store) -> None:
