@@ -72,3 +72,16 @@ def test_a_limit_on_any_group_above_counts(
     monkeypatch.setattr(preflight, "_CGROUPS", tmp_path)
     monkeypatch.setattr(preflight, "_OWN_CGROUPS", own)
     assert room(tmp_path).memory_bytes == 999_000
+
+
+def test_page_cache_that_gives_way_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    group = tmp_path / "job_7"
+    group.mkdir()
+    (group / "memory.max").write_text("1000000\n")
+    (group / "memory.current").write_text("900000\n")
+    (group / "memory.stat").write_text("anon 100000\nfile 800000\nactive_file 300000\ninactive_file 500000\n")
+    own = tmp_path / "cgroup"
+    own.write_text("0::/job_7\n")
+    monkeypatch.setattr(preflight, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(preflight, "_OWN_CGROUPS", own)
+    assert room(tmp_path).memory_bytes == 600_000

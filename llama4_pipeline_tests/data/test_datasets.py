@@ -1,14 +1,14 @@
 """The built-in data sets are large enough and disjoint; the user's own take their place."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import permutations
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from llama4_pipeline.data.corpus import Splits, repeats, shingles
+from llama4_pipeline.data.corpus import Section, Splits, repeats, shingles
 from llama4_pipeline.data.coverage import ExpertShares
 from llama4_pipeline.data.datasets import DatasetsReport, DataSources, build_datasets
 from llama4_pipeline.data.samples import (
@@ -18,9 +18,10 @@ from llama4_pipeline.data.samples import (
     TextSample,
     content,
     read_samples,
+    text_of,
     write_samples,
 )
-from llama4_pipeline.data.tasks import classify_examples, summarise_examples
+from llama4_pipeline.data.tasks import Example, classify_examples, summarise_examples
 from llama4_pipeline.errors import InputError
 
 _NAMES = ("calibration", "validation", "summarise", "classify")
@@ -68,6 +69,15 @@ def test_no_task_text_is_part_of_calibration_or_training(built: tuple[Path, Data
             assert (" ".join(text.split()) in learned) is False, text
     prompts = {example.prompt for example in (*classify_examples(train), *summarise_examples(train))}
     assert not prompts & {sample.prompt for sample in read_samples(built[0] / "classify.jsonl")}
+
+
+@pytest.mark.parametrize("of_task", [classify_examples, summarise_examples])
+def test_a_tenth_of_calibration_is_prompts_of_each_task_with_their_answers(
+    built: tuple[Path, DatasetsReport], splits: Splits, of_task: Callable[[Sequence[Section]], list[Example]]
+):
+    solved = {f"{example.prompt} {example.answer}" for example in of_task(splits.train)}
+    texts = [text_of(sample) for sample in read_samples(built[0] / "calibration.jsonl")]
+    assert sum(text in solved for text in texts) / len(texts) == pytest.approx(0.1, abs=0.01)
 
 
 def test_the_same_files_every_time(built: tuple[Path, DatasetsReport], tmp_path: Path):
