@@ -111,7 +111,8 @@ def _page_cache(group: Path) -> int:
     except OSError:
         return 0
     values = dict(line.split() for line in lines)
-    return int(values.get("inactive_file", 0))
+    # Version 1 counts the groups below apart, version 2 with their parent.
+    return int(values.get("total_inactive_file", values.get("inactive_file", 0)))
 
 
 def _number(file: Path) -> int | None:

@@ -74,12 +74,16 @@ def test_a_limit_on_any_group_above_counts(
     assert room(tmp_path).memory_bytes == 999_000
 
 
-def test_page_cache_that_gives_way_is_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("inactive", ["inactive_file 500000", "inactive_file 0\ntotal_inactive_file 500000"])
+def test_page_cache_that_gives_way_is_room(
+    inactive: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second of the versions of Linux's control groups counts a group's children in its own figure."""
     group = tmp_path / "job_7"
     group.mkdir()
     (group / "memory.max").write_text("1000000\n")
     (group / "memory.current").write_text("900000\n")
-    (group / "memory.stat").write_text("anon 100000\nfile 800000\nactive_file 300000\ninactive_file 500000\n")
+    (group / "memory.stat").write_text(f"anon 100000\nfile 800000\nactive_file 300000\n{inactive}\n")
     own = tmp_path / "cgroup"
     own.write_text("0::/job_7\n")
     monkeypatch.setattr(preflight, "_CGROUPS", tmp_path)
