@@ -42,6 +42,10 @@ def test_every_stored_weight_is_rounded_and_learns(checkpoint: Checkpoint, fused
     assert {initializer_name(name) for name in rounded} == schemes.keys()
     for name, value in rounded.items():
         assert 0 < (value - before[name]).abs().max() < 0.5 * before[name].abs().max(), name
+    for name in (name for name in rounded if ".experts." in name):
+        for seen, expert in zip(rounded[name], before[name].numpy(), strict=True):  # [in, out]
+            stored = RoundToNearest().quantize(np.ascontiguousarray(expert.T), schemes[name])
+            np.testing.assert_array_equal(seen.T, dequantize(stored, schemes[name], len(expert)), name)
     parameters = dict(model.named_parameters())
     assert parameters.keys() == before.keys()
     for name, parameter in parameters.items():

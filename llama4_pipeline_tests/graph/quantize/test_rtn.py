@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
-from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize
+from llama4_pipeline.graph.quantize.scheme import Scheme, dequantize, to_blocks
 
 
 @given(
@@ -27,6 +27,30 @@ def test_error_is_at_most_half_a_step_and_one_at_the_ends(
     # the end of the range moves: by the rounding of a zero point, or because codes reach one step less on one side
     at_an_end = (codes == 0) | (codes == scheme.top)
     assert (error <= np.where(at_an_end, 1.001, 0.501) * step).all()
+
+
+def test_a_symmetric_scale_holds_the_extreme_of_a_block_exactly() -> None:
+    """Whichever side it is on: the scale has its sign."""
+    weight, scheme = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32), Scheme(4, 32, True)
+    restored = to_blocks(dequantize(RoundToNearest().quantize(weight, scheme), scheme, 64), 32)
+    blocks = to_blocks(weight, 32)
+    extreme = np.abs(blocks).argmax(-1)[..., None]
+    got, expected = (np.take_along_axis(each, extreme, -1) for each in (restored, blocks))
+    assert (expected > 0).any() and (expected < 0).any()
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_a_zero_point_is_the_nearest() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 64)).astype(np.float32)
+    quantised = RoundToNearest().quantize(weight, Scheme(4, 32, False))
+    low = to_blocks(weight, 32).min(-1)
+    assert (np.abs(quantised.zero_points * quantised.scales + low) <= 0.501 * quantised.scales).all()
+
+
+def test_what_lies_behind_the_inputs_holds_the_zero_point() -> None:
+    weight = np.random.default_rng(0).standard_normal((8, 40)).astype(np.float32)
+    quantised = RoundToNearest().quantize(weight, Scheme(4, 32, False))
+    assert (quantised.codes[:, 1, 8:] == quantised.zero_points[:, 1:]).all()
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
