@@ -12,6 +12,7 @@ from llama4_pipeline.graph.quantize import quantize_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration, LayerByLayer
 from llama4_pipeline.graph.quantize.segments import cut_by_layer
 from llama4_pipeline.graph.quantize.weights import find_weights
+from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.graph.session import Session
 
 LAST_MOE = "model.layers.3.feed_forward.experts"
@@ -58,7 +59,7 @@ def test_segments_hand_over_hidden_states_only(fused_graph: Path) -> None:
 
 
 def test_moments_are_those_of_the_whole_graph(
-    fused_graph: Path, calibration: Calibration, tmp_path: Path
+    checkpoint: Checkpoint, fused_graph: Path, calibration: Calibration
 ) -> None:
     """Without errors before it, a layer sees in pieces what it sees in the whole graph."""
     observed = LayerByLayer(fused_graph, load_graph(fused_graph).graph, fused_graph, calibration)
@@ -82,6 +83,11 @@ def test_moments_are_those_of_the_whole_graph(
             np.testing.assert_allclose(statistics.hessian, mine.T @ mine / len(mine), rtol=1e-3, atol=1e-5)
             assert statistics.drift is not None
             np.testing.assert_array_equal(statistics.drift, 0)
+            gate, up = np.split(mine @ checkpoint.weights.read(f"{LAST_MOE}.gate_up_proj")[expert], 2, axis=1)
+            entering = gate / (1 + np.exp(-gate)) * up
+            behind = observed.statistics(f"{LAST_MOE}.down_proj", expert)
+            expected = entering.T @ entering / len(mine)
+            np.testing.assert_allclose(behind.hessian, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_drift_is_from_the_rounded_graph_back_to_the_float_one(

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from llama4_pipeline.graph.quantize import gptq
 from llama4_pipeline.graph.quantize.gptq import Gptq, fit_scales_to_outputs
 from llama4_pipeline.graph.quantize.k_quant import KQuant
 from llama4_pipeline.graph.quantize.rtn import RoundToNearest
@@ -20,21 +21,28 @@ def _correlated(inputs: int, seed: int = 0) -> np.ndarray:
     return (rng.standard_normal((2000, inputs)) @ mixing * spread).astype(np.float32)
 
 
-@pytest.mark.parametrize("inputs", [96, 72])  # 72 leaves a partial block
-@pytest.mark.parametrize("scheme", [Scheme(4, 32, False), Scheme(4, 32, True), Scheme(8, 32, True)])
-def test_output_error_is_at_most_half_of_the_searched_one(inputs: int, scheme: Scheme) -> None:
+def _output_error(method: Gptq | KQuant | RoundToNearest, scheme: Scheme, inputs: int) -> float:
     x = _correlated(inputs)
     moments = Moments()
     moments.add(x, x)
-    statistics = moments.statistics()
     weight = np.random.default_rng(1).standard_normal((80, inputs)).astype(np.float32)
+    restored = dequantize(method.quantize(weight, scheme, moments.statistics()), scheme, inputs)
+    return float(np.square(x @ (restored - weight).T).sum())
 
-    def output_error(method: Gptq | KQuant | RoundToNearest) -> float:
-        restored = dequantize(method.quantize(weight, scheme, statistics), scheme, inputs)
-        return float(np.square(x @ (restored - weight).T).sum())
 
-    assert output_error(Gptq()) < 0.5 * output_error(KQuant())
-    assert output_error(KQuant()) < output_error(RoundToNearest())
+@pytest.mark.parametrize("inputs", [96, 72])  # 72 leaves a partial block
+@pytest.mark.parametrize("scheme", [Scheme(4, 32, False), Scheme(4, 32, True), Scheme(8, 32, True)])
+def test_output_error_is_at_most_two_fifths_of_the_searched_one(inputs: int, scheme: Scheme) -> None:
+    """It is 0.28 to 0.36 of it; with the least important inputs first, or none made up for, 0.42 and more."""
+    error = {method: _output_error(method(), scheme, inputs) for method in (Gptq, KQuant, RoundToNearest)}
+    assert error[Gptq] < 0.4 * error[KQuant]
+    assert error[KQuant] < error[RoundToNearest]
+
+
+def test_refinements_lessen_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    refined = _output_error(Gptq(), Scheme(4, 32, False), 96)
+    monkeypatch.setattr(gptq, "_REFINEMENTS", 0)
+    assert refined < 0.95 * _output_error(Gptq(), Scheme(4, 32, False), 96)
 
 
 def test_independent_inputs_leave_little_to_make_up_for() -> None:
