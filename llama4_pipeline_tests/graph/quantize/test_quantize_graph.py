@@ -66,6 +66,10 @@ def test_a_table_keeps_8_bits_and_experts_and_head_take_the_largest_blocks(
     }
     alike = quantize_graph(graph, tmp_path / "alike", precision="int4", block_size=32)
     assert {(tensor.bits, tensor.block_size) for tensor in alike.tensors} == {(4, 32)}
+    # Where all have one scheme, a head of its own would hold the same codes again.
+    assert stored.keys() - {tensor.name for tensor in alike.tensors} == (
+        {"lm_head.weight"} if tied else set()
+    )
 
 
 @pytest.mark.parametrize(("moe_layers", "blocks"), [([], (64, 32)), ([0, 1, 2, 3], (128, 128))])
