@@ -12,6 +12,15 @@ from llama4_pipeline.llama4.checkpoint import Checkpoint
 from llama4_pipeline_tests.checkpoints import write_random_checkpoint
 from llama4_pipeline_tests.graph.session import Session, random_ids, reference_logits, relative_error
 
+YARN = {
+    "rope_parameters": {
+        "rope_type": "yarn",
+        "rope_theta": 1e4,
+        "factor": 16.0,
+        "original_max_position_embeddings": 32,
+    }
+}
+
 
 @pytest.mark.parametrize(
     ("name", "changes"),
@@ -21,6 +30,7 @@ from llama4_pipeline_tests.graph.session import Session, random_ids, reference_l
         ("all RoPE", {"no_rope_layers": [1, 1, 1, 1]}),
         ("bias on projections", {"attention_bias": True}),
         ("tied embeddings", {"tie_word_embeddings": True}),
+        ("yarn, whose factor on the angles a norm would take out", {"use_qk_norm": False} | YARN),
     ],
 )
 def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> None:
@@ -31,9 +41,9 @@ def test_every_kind_of_attention(tmp_path: Path, name: str, changes: dict) -> No
     fuse_graph(tmp_path / "portable", tmp_path / "fused")
     ids, mask = random_ids(checkpoint, 1, 40), np.ones((1, 40), np.int64)
 
-    logits = Session(tmp_path / "fused").in_pieces(ids, mask, [16, 7, 1, 8, 8])
-
-    assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4, name
+    for form in ("portable", "fused"):
+        logits = Session(tmp_path / form).in_pieces(ids, mask, [16, 7, 1, 8, 8])
+        assert relative_error(logits, reference_logits(checkpoint, ids, mask), mask) < 1e-4, (name, form)
     graph = load_graph(tmp_path / "fused").graph
     scales = {n.attributes["scale"].as_float() for n in graph if n.op_type == "GroupQueryAttention"}
     assert scales == {1.0}  # another one costs a decode step the kernel for one query
