@@ -74,6 +74,31 @@ def test_a_tie_of_experts_leaves_the_later_tokens_of_the_row_out() -> None:
     assert np.isnan(figures[1].token_error[0, 1:]).all()
 
 
+def test_a_row_that_was_left_out_stays_out() -> None:
+    """One has nothing but padding in between, one follows a step later; the third is compared all along."""
+    comparison = StepComparison((ROUTER, OUTPUT), experts_per_token=1, exact=True)
+    output = np.random.default_rng(0).normal(size=(3, 1, 8)).astype(np.float32)
+    mask = np.array([[1, 0, 1], [1, 1, 1], [1, 1, 1]])
+
+    def compare(number: int, tied_row: int | None, wrong_rows: list[int]) -> np.ndarray:
+        logits = np.tile(np.float32([5, 1]), (3, 1, 1))
+        other, wrong = logits.copy(), output.copy()
+        if tied_row is not None:
+            logits[tied_row], other[tied_row] = [2, 2 - 1e-7], [2 - 1e-7, 2]
+        wrong[wrong_rows] += 3
+        step = Step(np.zeros((3, 1), np.int64), mask[:, : number + 1], np.full((3, 1), number))
+        figures, _ = comparison.compare(
+            step,
+            StepValues({ROUTER.name: logits, OUTPUT.name: output}),
+            StepValues({ROUTER.name: other, OUTPUT.name: wrong}),
+        )
+        return figures[1].token_error[:, 0]
+
+    np.testing.assert_array_equal(compare(0, tied_row=0, wrong_rows=[0]), [np.nan, 0, 0])
+    np.testing.assert_array_equal(compare(1, tied_row=1, wrong_rows=[0, 1]), [np.nan, np.nan, 0])
+    np.testing.assert_array_equal(compare(2, tied_row=None, wrong_rows=[0, 1]), [np.nan, np.nan, 0])
+
+
 def test_a_clear_change_of_expert_is_counted_and_compared() -> None:
     logits = np.array([[[5.0, 1.0], [2.0, 1.0]]], np.float32)
     other = logits[..., ::-1].copy()
