@@ -29,6 +29,22 @@ def test_a_stack_of_experts_is_updated_like_its_matrices():
     torch.testing.assert_close(stacked.detach(), torch.stack([parameter.detach() for parameter in single]))
 
 
+def test_a_step_looks_ahead_along_the_momentum():
+    """Nesterov: the direction is nineteen twentieths of the new momentum and one of the gradient."""
+    torch.manual_seed(0)
+    start, first, second = torch.randn(3, 16, 24)
+    weight = torch.nn.Parameter(start.clone())
+    optimizer = Muon([weight], lr=0.1, weight_decay=0.5)
+    weight.grad = first.clone()
+    optimizer.step()
+    before = weight.detach().clone()
+    weight.grad = second.clone()
+    optimizer.step()
+    momentum = 0.95 * 0.05 * first + 0.05 * second
+    update = orthogonal((0.05 * second + 0.95 * momentum)[None])[0] * 0.2 * 24**0.5
+    torch.testing.assert_close(weight.detach(), before * (1 - 0.1 * 0.5) - 0.1 * update, rtol=0, atol=1e-4)
+
+
 def test_it_descends():
     torch.manual_seed(0)
     target = torch.randn(12, 12)

@@ -51,13 +51,23 @@ def test_the_dtype_rounds_the_same_numbers() -> None:
     np.testing.assert_array_equal(SOURCE.read(name), exact.astype(SOURCE.dtype(name)))
 
 
-@pytest.mark.parametrize("name", ["model.embed_tokens.weight", "lm_head.weight", "model.norm.weight"])
-def test_scale_and_correlation(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [
+        ("model.embed_tokens.weight", 1.0),
+        ("lm_head.weight", 384**-0.5),
+        (
+            "model.layers.1.self_attn.o_proj.weight",
+            (2 * 2 * 256) ** -0.5,
+        ),  # two branches in each of two layers
+    ],
+)
+def test_scale_and_correlation(name: str, deviation: float) -> None:
     weights = SOURCE.read(name).astype(np.float32)
-    if name == "model.norm.weight":
-        assert (weights == 1).all()
-        return
-    expected = 1.0 if "embed" in name else 384**-0.5
-    assert weights.std() == pytest.approx(expected, rel=0.01)
+    assert weights.std() == pytest.approx(deviation, rel=0.01)
     correlation = np.corrcoef(weights[:300]) - np.eye(300)
-    assert np.abs(correlation).max() < 6 / np.sqrt(384)
+    assert np.abs(correlation).max() < 6 / np.sqrt(weights.shape[1])
+
+
+def test_norms_are_one() -> None:
+    assert (SOURCE.read("model.norm.weight") == 1).all()
