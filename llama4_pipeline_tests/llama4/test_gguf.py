@@ -1,5 +1,6 @@
-"""GGUF: what llama.cpp would compute differently is refused by name, and nothing is left behind."""
+"""GGUF: what llama.cpp would compute differently is refused by name; what is written has the checkpoint's numbers."""
 
+import numpy as np
 import pytest
 
 from llama4_pipeline.errors import InputError
@@ -29,6 +30,8 @@ LONG_ROPE = {
     "short_factor": [1.0] * 8,
     "long_factor": [8.0] * 8,
 }
+
+DENSE = {"moe_layers": [], "no_rope_layers": [1, 1, 1, 1]}
 
 
 def write(tmp_path, encoding="f32", max_context=4096, **changes):
@@ -99,6 +102,40 @@ def test_every_matrix_is_stored_in_the_encoding(tmp_path, encoding, bits):
     for tensor in write(tmp_path, encoding).tensors:
         whole = len(tensor.shape) == 1 or tensor.name.endswith("ffn_gate_inp.weight")
         assert tensor.n_bytes * 8 == tensor.n_elements * (32 if whole else bits), tensor.name
+
+
+def values_of(tmp_path, **changes):
+    """What the file holds, and the checkpoint that it was made of."""
+    tensors = write(tmp_path, **changes).tensors
+    weights = Checkpoint.open(tmp_path / "checkpoint").weights
+    return {each.name: gguf.dequantize(each.data, each.tensor_type) for each in tensors}, weights
+
+
+def test_experts_are_turned_and_gate_and_up_are_apart(tmp_path):
+    found, weights = values_of(tmp_path)
+    gate_up, down = (
+        weights.read(f"model.layers.1.feed_forward.experts.{stack}_proj").astype(np.float32).swapaxes(1, 2)
+        for stack in ("gate_up", "down")
+    )  # [experts, out, in]
+    np.testing.assert_array_equal(found["blk.1.ffn_gate_exps.weight"], gate_up[:, :32])
+    np.testing.assert_array_equal(found["blk.1.ffn_up_exps.weight"], gate_up[:, 32:])
+    np.testing.assert_array_equal(found["blk.1.ffn_down_exps.weight"], down)
+
+
+@pytest.mark.parametrize(("changes", "halves"), [({}, False), (DENSE, True)], ids=["llama4", "hunyuan-dense"])
+def test_pairs_that_turn_together_stand_where_the_form_wants_them(tmp_path, changes, halves):
+    found, weights = values_of(tmp_path, **changes)
+    for letter in "qkv":
+        rows = weights.read(f"model.layers.1.self_attn.{letter}_proj.weight").astype(np.float32)
+        if halves and letter in "qk":
+            rows = rows.reshape(-1, 8, 2, 64).swapaxes(1, 2).reshape(rows.shape)  # heads of eight pairs
+        np.testing.assert_array_equal(found[f"blk.1.attn_{letter}.weight"], rows)
+
+
+def test_rope_factors_divide_the_default_frequencies(tmp_path):
+    factors = [1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5]
+    found, _ = values_of(tmp_path, max_context=64, rope_parameters=LONG_ROPE | {"short_factor": factors})
+    np.testing.assert_allclose(found["rope_freqs.weight"], factors, rtol=1e-5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
