@@ -31,6 +31,7 @@ from llama4_pipeline.metadata import FORM_KEY, MAX_CONTEXT_KEY, MOST_TOKENS
 OLDEST_OPSET = 18
 _NEWEST_OPSET = 25  # that the exporter's version converter (onnxscript) reaches
 _STATIC_ROPE = ("default", "linear", "llama3", "yarn")
+_ROPE_BY_LENGTH = ("dynamic", "longrope")
 _STACK_TRACE = "pkg.torch.onnx.stack_trace"
 
 
@@ -115,9 +116,8 @@ def _check(checkpoint: Checkpoint, opset: int, max_context: int) -> None:
         raise InputError(f"max context {max_context}: give 1 to {MOST_TOKENS} tokens")
     rope = (config.rope_parameters or {}).get("rope_type", "default")
     if rope not in _STATIC_ROPE:
-        raise InputError(
-            f"rope type {rope!r} changes with the length and cannot be exported: use {_STATIC_ROPE}"
-        )
+        why = "changes with the length of the text" if rope in _ROPE_BY_LENGTH else "is unknown"
+        raise InputError(f"rope type {rope!r} {why}: supported are {', '.join(_STATIC_ROPE)}")
 
 
 def _trace(checkpoint: Checkpoint, opset: int) -> ir.Model:

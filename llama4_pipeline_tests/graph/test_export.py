@@ -13,7 +13,8 @@ from llama4_pipeline.graph import functions
 from llama4_pipeline.graph.export import export_graph
 from llama4_pipeline.graph.external_data import load_graph, skeleton
 from llama4_pipeline.graph.one_stream import export_in_one_stream
-from llama4_pipeline.llama4.checkpoint import Checkpoint
+from llama4_pipeline.llama4.checkpoint import Checkpoint, write_synthetic_checkpoint
+from llama4_pipeline_tests.checkpoints import PECULIAR_CONFIG
 from llama4_pipeline_tests.graph.session import (
     Session,
     positions,
@@ -139,4 +140,29 @@ def test_a_context_that_nothing_counts_is_refused(
 def test_old_opset_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="opset 17 is too old"):
         export_graph(checkpoint, tmp_path / "graph", opset=17, max_context=64)
+    assert not (tmp_path / "graph").exists()
+
+
+@pytest.mark.parametrize(
+    ("rope_type", "values", "why"),
+    [
+        ("dynamic", {}, "changes with the length of the text"),
+        (
+            "longrope",
+            {"short_factor": [1.0] * 8, "long_factor": [2.0] * 8},
+            "changes with the length of the text",
+        ),
+        ("lama3", {}, "is unknown"),
+    ],
+)
+def test_a_rotation_that_no_graph_holds_is_refused(
+    tmp_path: Path, rope_type: str, values: dict, why: str
+) -> None:
+    rope = {"rope_type": rope_type, "rope_theta": 1e4, "factor": 4.0} | values
+    config = PECULIAR_CONFIG | {"rope_parameters": rope}
+    write_synthetic_checkpoint(tmp_path / "checkpoint", config, seed=0, dtype="float32")
+    checkpoint = Checkpoint.open(tmp_path / "checkpoint")
+    says = f"^rope type '{rope_type}' {why}: supported are default, linear, llama3, yarn$"
+    with pytest.raises(InputError, match=says):
+        export_graph(checkpoint, tmp_path / "graph", max_context=64)
     assert not (tmp_path / "graph").exists()
