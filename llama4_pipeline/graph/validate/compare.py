@@ -8,7 +8,9 @@ from llama4_pipeline.graph.validate.probes import LOGITS, Probe, StepValues
 from llama4_pipeline.graph.validate.uses import Step
 from llama4_pipeline.probabilities import kl_divergence, log_softmax
 
-_TIE_MARGIN = 1e-4  # of the standard deviation of the router logits; rounding alone may turn such a choice
+TIE_MARGIN = 1e-4
+"""Of the standard deviation of logits: rounding alone may turn a choice between two that are closer."""
+
 _LEAST_DEVIATION = 0.1  # of the root mean square: one number, or equal ones, have none
 _NOTHING = 1e-30
 
@@ -205,6 +207,6 @@ def _expert_changes(
     if exact and differs.any() and count < expected.shape[-1]:
         ranked = -np.sort(-expected, axis=-1)
         gap = ranked[..., count - 1] - ranked[..., count]
-        tied = differs & (gap < _TIE_MARGIN * expected[compared].std())
+        tied = differs & (gap < TIE_MARGIN * expected[compared].std())
     changed = int((differs & ~tied).sum())
     return ExpertChanges(probe.layer, int(compared.sum()), changed, int(tied.sum())), tied

@@ -6,14 +6,12 @@ from pathlib import Path
 import numpy as np
 from transformers import DynamicCache
 
-from llama4_pipeline.graph.validate.compare import Tolerance
+from llama4_pipeline.graph.validate.compare import TIE_MARGIN, Tolerance
 from llama4_pipeline.graph.validate.oracle import Oracle
 from llama4_pipeline.graph.validate.report import Failure, GreedyRow, Spot
 from llama4_pipeline.graph.validate.uses import Step, make_case
 from llama4_pipeline.runtime.decoder import position_ids
 from llama4_pipeline.runtime.ort import OrtDecoder
-
-_TIE_MARGIN = 1e-4  # of the standard deviation of the logits
 
 
 def compare_greedy(
@@ -83,7 +81,7 @@ def _continue(
         if differs.any():
             ranked = np.sort(expected[differs], axis=-1)
             margin = float((ranked[:, -1] - ranked[:, -2]).max())
-            tie = margin <= 2 * min(tolerance.logits_error, _TIE_MARGIN) * float(expected.std())
+            tie = margin <= 2 * min(tolerance.logits_error, TIE_MARGIN) * float(expected.std())
             row = int(differs.argmax())
             break
         identical += 1
