@@ -92,7 +92,9 @@ def quantize_with_ort(
         precision="int8",
         method=method,
         tensors=tuple(report for report in tensors if report),
-        stayed_float=stayed | left,
+        stayed_float={
+            name: why for name, why in (stayed | left).items() if name in quantized.graph.initializers
+        },
         bytes_before=initializer_bytes(model.graph),
         bytes_after=initializer_bytes(quantized.graph),
         seconds=time.monotonic() - start,

@@ -7,6 +7,7 @@ import pytest
 
 from llama4_pipeline.errors import InputError
 from llama4_pipeline.graph.convert import convert_to_float16
+from llama4_pipeline.graph.external_data import load_graph
 from llama4_pipeline.graph.quantize.calibration import Calibration
 from llama4_pipeline.graph.quantize.qdq import quantize_with_ort
 from llama4_pipeline.methods import QDQ_DYNAMIC, QDQ_STATIC
@@ -32,6 +33,8 @@ def test_linear_weights_are_rounded_and_experts_are_said_to_be_left(
         assert report.stayed_float[stack] == "ONNX Runtime's quantizer has no form of MoE"
         assert stack in caplog.text
         assert "router" in report.stayed_float[f"model.layers.{layer}.feed_forward.router.weight"]
+    initializers = load_graph(tmp_path).graph.initializers
+    assert report.stayed_float.keys() <= initializers.keys()
     size = (tmp_path / "model.onnx.data").stat().st_size
     assert size < 0.8 * (fused_graph / "model.onnx.data").stat().st_size
     expected, got = (_logits(graph) for graph in (fused_graph, tmp_path))
