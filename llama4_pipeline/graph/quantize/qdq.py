@@ -3,14 +3,15 @@
 It knows MatMul and Gather. Experts, which lie in MoE nodes, stay in float32, and with them most of the bytes of a
 mixture; weights have one scale an output, activations one scale a tensor (measured on the calibration text when
 static, taken anew on every call when dynamic). Weights are unsigned: processors with AVX2 and without VNNI add up
-products of unsigned and signed bytes in 16 bits, which overflow. Routers are kept out, as everywhere in this package.
+products of unsigned and signed bytes in 16 bits, which overflow. What stays float everywhere in this package is kept
+out: routers, and the table of attention temperatures, which a Gather reads.
 """
 
 import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,9 +76,10 @@ def quantize_with_ort(
         model = load_graph(copied)
         if calibration is not None:
             calibration = calibration.cut_for(model)
-        _run(model.graph, copied / MODEL_FILE, written / MODEL_FILE, method, calibration)
-        quantized = load_graph(written)
         weights, stayed = find_weights(model.graph)
+        excluded = [node.name for node in model.graph if _reads(node, stayed)]
+        _run(model.graph, copied / MODEL_FILE, written / MODEL_FILE, method, calibration, excluded)
+        quantized = load_graph(written)
         save_graph(quantized, out, share_weights=False)
         tensors = [_report(weight, quantized.graph, method) for weight in weights]
     copy_sidecars(graph, out)
@@ -105,10 +107,17 @@ def _holds_float16(graph: ir.Graph) -> bool:
     return any(value.dtype is ir.DataType.FLOAT16 for value in graph.initializers.values())
 
 
-def _run(graph: ir.Graph, source: Path, target: Path, method: str, calibration: Calibration | None) -> None:
+def _run(
+    graph: ir.Graph,
+    source: Path,
+    target: Path,
+    method: str,
+    calibration: Calibration | None,
+    excluded: list[str | None],
+) -> None:
     settings: dict[str, Any] = {
         "op_types_to_quantize": _OPERATORS,
-        "nodes_to_exclude": [node.name for node in graph if _is_router(node)],
+        "nodes_to_exclude": excluded,
         "per_channel": True,
         "weight_type": QuantType.QUInt8,
         "use_external_data_format": True,
@@ -148,10 +157,8 @@ class _Reader(CalibrationDataReader):
         return next(self._feeds, None)
 
 
-def _is_router(node: ir.Node) -> bool:
-    return node.op_type == "MatMul" and any(
-        "router" in (value.name or "") for value in node.inputs if value is not None
-    )
+def _reads(node: ir.Node, initializers: Container[str | None]) -> bool:
+    return any(value is not None and value.name in initializers for value in node.inputs)
 
 
 def _reason(weight: Weight) -> str:

@@ -35,6 +35,7 @@ def test_linear_weights_are_rounded_and_experts_are_said_to_be_left(
         assert "router" in report.stayed_float[f"model.layers.{layer}.feed_forward.router.weight"]
     initializers = load_graph(tmp_path).graph.initializers
     assert report.stayed_float.keys() <= initializers.keys()
+    assert {"attention.temperature", "model.norm.weight"} <= report.stayed_float.keys()
     size = (tmp_path / "model.onnx.data").stat().st_size
     assert size < 0.8 * (fused_graph / "model.onnx.data").stat().st_size
     expected, got = (_logits(graph) for graph in (fused_graph, tmp_path))
