@@ -6,8 +6,8 @@ The optimise stage swaps each call for ONNX Runtime's kernel. Shapes are those o
 """
 
 import onnx_ir as ir
+from onnxscript import OnnxFunction, script, values
 from onnxscript import opset18 as op
-from onnxscript import script, values
 
 DOMAIN = "llama4"
 _VERSION = 1
@@ -23,22 +23,24 @@ def LastPositions(hidden, logits_to_keep):
 
 
 @script(_llama4, default_opset=op)
-def RMSNormalization(x, weight, epsilon: float):
-    """x / sqrt(mean(x^2) + epsilon) * weight, the mean in float32."""
+def L2Normalization(x, epsilon: float):
+    """x / sqrt(mean(x^2) + epsilon) over the last axis, the mean in float32; of a head `Llama4TextL2Norm`."""
     wide = op.Cast(x, to=1)
     power = op.ReduceMean(wide * wide, op.Constant(value_ints=[-1]))
-    normed = wide / op.Sqrt(power + op.Constant(value_float=epsilon))
-    return op.CastLike(normed, x) * weight
+    return op.CastLike(wide / op.Sqrt(power + op.Constant(value_float=epsilon)), x)
+
+
+@script(_llama4, default_opset=op)
+def RMSNormalization(x, weight, epsilon: float):
+    """L2Normalization(x) * weight; `Llama4TextRMSNorm`."""
+    return _llama4.L2Normalization(x, epsilon=epsilon) * weight
 
 
 @script(_llama4, default_opset=op)
 def SkipRMSNormalization(delta, residual, weight, epsilon: float):
     """(RMSNormalization(residual + delta), residual + delta)."""
     total = residual + delta
-    wide = op.Cast(total, to=1)
-    power = op.ReduceMean(wide * wide, op.Constant(value_ints=[-1]))
-    normed = wide / op.Sqrt(power + op.Constant(value_float=epsilon))
-    return op.CastLike(normed, total) * weight, total
+    return _llama4.RMSNormalization(total, weight, epsilon=epsilon), total
 
 
 @script(_llama4, default_opset=op)
@@ -165,14 +167,6 @@ def Rotate(x, cos, sin):
 
 
 @script(_llama4, default_opset=op)
-def L2Normalization(x, epsilon: float):
-    """x / sqrt(mean(x^2) + epsilon) over the head, without a weight; `Llama4TextL2Norm`."""
-    wide = op.Cast(x, to=1)
-    power = op.ReduceMean(wide * wide, op.Constant(value_ints=[-1]))
-    return op.CastLike(wide / op.Sqrt(power + op.Constant(value_float=epsilon)), x)
-
-
-@script(_llama4, default_opset=op)
 def CachedAttention(
     query, key, value, past_key, past_value, bias, num_heads: int, kv_num_heads: int, scale: float
 ):
@@ -265,14 +259,7 @@ def NormalizedRotaryAttention(
     return attended, present_key, present_value
 
 
-_FUNCTIONS = {
-    f.name: f
-    for f in (
-        LastPositions, RMSNormalization, SkipRMSNormalization, SwiGLU, MixtureOfExperts, Slots, QuerySlots,
-        CausalBias, ChunkedCausalBias, RotaryAngles, AttentionTemperature, AsList, SplitHeads, Rotate, L2Normalization,
-        CachedAttention, PlainAttention, TemperedAttention, RotaryAttention, NormalizedRotaryAttention,
-    )
-}  # fmt: skip
+_FUNCTIONS = {name: each for name, each in globals().items() if isinstance(each, OnnxFunction)}
 
 
 def attach_functions(model: ir.Model) -> tuple[str, ...]:
