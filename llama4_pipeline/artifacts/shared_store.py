@@ -228,24 +228,20 @@ class SharedStore(Store):
 
     def _make(self, recipe: Recipe, make: Make, known: dict[tuple[int, int], FileRecord]) -> Artifact:
         local = super()._make(recipe, make, known)
-        self._unsent(recipe).touch()
-        return self._send(recipe, local)
+        _unsent(local.local).touch()
+        return self._send(local)
 
     def _finish(self, recipe: Recipe) -> Artifact | None:
-        if not self._unsent(recipe).exists():
-            return None
-        local = open_artifact(self._directory(recipe)).artifact
-        return self._send(recipe, local) if local and not damage_of(local, hash_all=True) else None
-
-    def _send(self, recipe: Recipe, local: Artifact) -> Artifact:
-        self._upload(local)
-        self._unsent(recipe).unlink()
-        return SharedArtifact(local.local, local.manifest, self)
-
-    def _unsent(self, recipe: Recipe) -> Path:
-        """A file that is there until what this machine made is uploaded: it need not be made again then."""
         directory = self._directory(recipe)
-        return directory.with_name(f"{UNSENT}{directory.name}")
+        if not _unsent(directory).exists():
+            return None
+        local = open_artifact(directory).artifact
+        return self._send(local) if local and not damage_of(local, hash_all=True) else None
+
+    def _send(self, local: Artifact) -> Artifact:
+        self._upload(local)
+        _unsent(local.local).unlink()
+        return SharedArtifact(local.local, local.manifest, self)
 
     def _read_pointer(self, pointer: Path) -> bytes | None:
         return self._objects.read(pointer.relative_to(self.root).as_posix())
@@ -256,9 +252,8 @@ class SharedStore(Store):
 
     def _is_latest(self, entry: Path) -> bool:
         """So is what waits to be uploaded: the stage that made it has not come to its end."""
-        key = key_of(entry)
-        unsent = key is not None and entry.with_name(f"{UNSENT}{key}")
-        if unsent and unsent.exists() and time.time() - unsent.stat().st_mtime < _SPARED.total_seconds():
+        mark = _unsent(entry)
+        if mark.exists() and time.time() - mark.stat().st_mtime < _SPARED.total_seconds():
             return True
         return super()._is_latest(entry)
 
@@ -352,6 +347,11 @@ class SharedStore(Store):
 def machine_name(copies: Path) -> str:
     """What a machine signs its leases with: processes that share its copies have one name, one word."""
     return f"{platform.node()}:{copies}".replace(" ", "_")
+
+
+def _unsent(entry: Path) -> Path:
+    """A file that is there until what this machine made is uploaded: it need not be made again then."""
+    return entry.with_name(f"{UNSENT}{key_of(entry)}")
 
 
 def _object(record: FileRecord) -> str:

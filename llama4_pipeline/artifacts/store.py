@@ -296,7 +296,13 @@ class Store:
 
     def _unchanging(self, directory: Path) -> AbstractContextManager[None]:
         """Nothing of an artifact comes or goes meanwhile; of a store that this process cannot write, nobody knows."""
-        return locks.shared(lock_of(directory, self.root)) if os.access(self.root, os.W_OK) else nullcontext()
+        if not os.access(self.root, os.W_OK):
+            return nullcontext()
+        name = directory.relative_to(self.root)
+        return locks.shared(
+            lock_of(directory, self.root),
+            lambda: _logger.info("%s is in use elsewhere; waiting for it", name),
+        )
 
     def _require_root(self) -> None:
         """A name that was typed wrong is no empty store."""
